@@ -1,0 +1,1 @@
+"""An actor-based concurrent projection engine for agent runtimes."""

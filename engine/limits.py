@@ -1,0 +1,79 @@
+"""Every limit, with its unit in its name and its reason beside it.
+
+Owns: the numbers. Must not know: who uses them. A limit that is worth changing for an embedder is a field of `Limits`
+and reaches its user through the composition root; the rest are constants of the format.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+ID_CHARS_MAX = 512
+"""Longest session, message, part, call, step or event id, in characters: ids are index keys, four fit a page."""
+
+JSON_DEPTH_MAX = 100
+"""Deepest nesting of a JSON value in an event: decoders recurse."""
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Limits of one engine. Counts unless the name ends in a unit; `_s` is seconds, `_bytes` octets of encoded JSON."""
+
+    event_bytes_max: int = 16 * 1024 * 1024
+    """One encoded event. The largest tool results seen in real transcripts are below 1 MiB."""
+    append_events_max: int = 100_000
+    """Events of one append: one transaction's savepoint must fit in memory."""
+    append_bytes_max: int = 256 * 1024 * 1024
+    """Encoded events of one append together."""
+
+    inbox_commands_max: int = 4_096
+    """Commands that wait for the writer. Beyond, senders wait: a queue of 4,096 is 50-100 ms of work."""
+    inbox_bytes_max: int = 64 * 1024 * 1024
+    """Encoded events that wait for the writer: bounds memory where commands are large."""
+    mailbox_commands_max: int = 256
+    """Commands that wait for one session's actor, which waits only when the writer's inbox is full."""
+    mailbox_bytes_max: int = 16 * 1024 * 1024
+    """Encoded events that wait for one session's actor."""
+
+    batch_events_max: int = 1_000
+    """Events of one transaction. Beyond 1,000 the gain per event is small (measured) and others wait longer."""
+    batch_bytes_max: int = 8 * 1024 * 1024
+    """Encoded events of one transaction; one larger append still goes alone."""
+    flush_delay_s: float = 0.02
+    """How long commands without a reply may wait for company: below what a reader notices."""
+    delta_chars_max: int = 64 * 1024
+    """Waiting deltas of one part are joined up to this many characters, so one event stays small."""
+
+    busy_retry_s: float = 5.0
+    """How long the writer retries a locked file before its callers get an error."""
+    busy_pause_s: float = 0.01
+    """Pause between two such tries; the trio loop runs meanwhile."""
+    settle_s: float = 5.0
+    """How long leaving a message or turn may wait, shielded from cancellation, for its last writes."""
+    settle_retry_s: float = 0.5
+    """Pause between retries of a settle that failed."""
+    drain_s: float = 10.0
+    """How long a removal waits for the turn it stopped, before it goes ahead (late writes are then skipped)."""
+    shutdown_s: float = 10.0
+    """How long closing waits for a commit that cannot proceed, before it answers what is left with an error."""
+
+    sessions_live_max: int = 1_000
+    """Idle session actors kept in memory; beyond, the one idle longest is passivated."""
+    session_idle_s: float = 30.0
+    """A session actor without work for this long is passivated."""
+
+    subscriber_events_max: int = 10_000
+    """Committed events that wait for one subscriber before it is lagging and reads the log instead."""
+    subscriber_bytes_max: int = 16 * 1024 * 1024
+    """The same in bytes of encoded events."""
+    page_items_max: int = 1_000
+    """Items of one page of a read: a read runs on the loop, so it must stay short."""
+    page_bytes_max: int = 4 * 1024 * 1024
+    """A log page ends early beyond this many bytes; one larger event still makes a page."""
+
+    wal_checkpoint_bytes: int = 4 * 1024 * 1024
+    """Size of the WAL at which the writer checkpoints between two batches (SQLite's own default: 1,000 pages)."""
+    slow_sync_s: float = 0.001
+    """A disk whose sync takes longer gets the sync helper process, so that a commit never stops the loop."""
+    rebuild_page_events: int = 1_000
+    """Events replayed between two progress reports."""
