@@ -85,9 +85,7 @@ class UnregisteredEventError(CallerError):
     class_name: str
 
     def describe(self) -> str:
-        return (
-            f"append {self.class_name}: not an event registered with this engine (pass it in open_engine(events=[...]))"
-        )
+        return f"append {self.class_name}: not an event registered with this engine (pass it in open_engine(events=[...]))"
 
 
 @attrs.define(slots=False, eq=False, str=False)

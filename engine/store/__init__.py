@@ -1,0 +1,45 @@
+"""The SQLite file: schema, migrations, ownership, all SQL of the log, reading, and apsw's errors in our words."""
+
+from engine.store.connection import (
+    SqlError,
+    checkpoint,
+    clean,
+    connect,
+    is_busy,
+    is_constraint,
+    is_full,
+    set_synchronous,
+    translate,
+)
+from engine.store.log import Epoch, Log, StoredEvent, StreamState
+from engine.store.owner import Ownership
+from engine.store.reading import LogReader, Page, Snapshot
+from engine.store.schema import OUTCOMES, RESERVED_TABLES, check_and_migrate
+from engine.store.tx import Row, Tx, check_definition, create_tables
+
+__all__ = [
+    "OUTCOMES",
+    "RESERVED_TABLES",
+    "Epoch",
+    "Log",
+    "LogReader",
+    "Ownership",
+    "Page",
+    "Row",
+    "Snapshot",
+    "SqlError",
+    "StoredEvent",
+    "StreamState",
+    "Tx",
+    "check_and_migrate",
+    "check_definition",
+    "checkpoint",
+    "clean",
+    "connect",
+    "create_tables",
+    "is_busy",
+    "is_constraint",
+    "is_full",
+    "set_synchronous",
+    "translate",
+]

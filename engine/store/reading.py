@@ -1,0 +1,235 @@
+"""The reading half of the log: pages of recorded events, cursors, epochs, on a read-only connection.
+
+Owns: SELECTs on the log. Must not know: projections.
+Invariants: a snapshot begins and ends inside one synchronous call, so no read pins the WAL across an await; order is by
+position; a page's cursor is that of its snapshot; nothing of another workspace is ever returned.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import apsw
+import attrs
+
+from engine.errors import ClosedError, CursorError, ForkedError, InvalidArgumentError
+from engine.events import APPLIED, START, After, Cursor, RecordedEvent, Registry, Reset, Skipped, UnknownEvent, decode
+from engine.limits import Limits
+from engine.store.connection import translate
+from engine.store.log import Epoch
+from engine.store.schema import OUTCOMES
+
+T = TypeVar("T")
+
+_COLUMNS = (
+    "e.position, s.workspace, s.session_id, e.incarnation, e.seq, t.name, t.version, e.outcome, e.recorded_at, "
+    "e.occurred_at, e.event_id, e.causation_id, e.data"
+)
+_FROM = "FROM event e JOIN stream s ON s.key = e.stream_key JOIN event_type t ON t.key = e.type_key"
+_SKIPS = tuple(APPLIED if name == "applied" else Skipped(name) for name in OUTCOMES)  # type: ignore[arg-type]
+
+
+@attrs.frozen
+class Page(Generic[T]):
+    """One page of a read. `cursor` is the place in the log of the snapshot it was read from: `log(after=page.cursor)`
+    continues exactly there. `more` says whether the direction of the read holds further items."""
+
+    items: tuple[T, ...]
+    cursor: Cursor
+    more: bool
+
+
+@attrs.frozen
+class Snapshot:
+    """The log's state in one read transaction. `head` is the last committed position ever assigned."""
+
+    epoch: str
+    head: int
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self.epoch, self.head)
+
+
+class LogReader:
+    """Reads through one read-only connection. Every call is one snapshot. Raises `StorageError` where the disk fails."""
+
+    def __init__(self, connection: apsw.Connection, registry: Registry, limits: Limits) -> None:
+        self.connection = connection
+        self._query: Callable[..., Any] = connection.execute
+        self._registry = registry
+        self._limits = limits
+        self._pid = os.getpid()
+        self._epochs: list[Epoch] = []
+        self._epoch_key = 0
+        self.unknown_events = 0
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """One read transaction, begun and ended in this block. The block must not await."""
+        if os.getpid() != self._pid:
+            raise ForkedError(self._pid)
+        connection = self.connection
+        try:
+            connection.execute("BEGIN")
+            try:
+                yield self._state()
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        except apsw.ConnectionClosedError:
+            raise ClosedError("the engine's reader") from None
+        except apsw.Error as problem:
+            raise translate(problem, "read") from None
+
+    def _state(self) -> Snapshot:
+        row = self._query("SELECT max(key) FROM epoch").get
+        if row != self._epoch_key:
+            rows = self._query("SELECT id, first_position FROM epoch ORDER BY key").fetchall()
+            self._epochs = [Epoch(*found) for found in rows]
+            self._epoch_key = row if isinstance(row, int) else 0
+        head = self._query("SELECT seq FROM sqlite_sequence WHERE name = 'event'").get
+        return Snapshot(self._epochs[-1].id if self._epochs else "0", head if isinstance(head, int) else 0)
+
+    def epoch_of(self, position: int) -> str:
+        """The epoch in which a position was assigned."""
+        index = bisect_right(self._epochs, position, key=lambda epoch: epoch.first_position) - 1
+        return self._epochs[max(index, 0)].id if self._epochs else "0"
+
+    def check(self, cursor: Cursor, snapshot: Snapshot) -> None:
+        """Refuse a cursor that this log cannot have given: `CursorError` says why."""
+        for index, epoch in enumerate(self._epochs):
+            if epoch.id != cursor.epoch:
+                continue
+            last = self._epochs[index + 1].first_position - 1 if index + 1 < len(self._epochs) else snapshot.head
+            if cursor.position > last:
+                raise CursorError(
+                    str(cursor), f"is from the future or from a tail that was lost: its epoch ends at position {last}"
+                )
+            return
+        if cursor.epoch == "0" and cursor.position == 0:
+            return
+        raise CursorError(str(cursor), "belongs to another log, or to a copy of this one that went its own way")
+
+    def stale(self, cursor: Cursor, workspace: str, session_id: str | None) -> Reset | None:
+        """The reset that a reader at this cursor is due because events it may hold were replaced. In a snapshot."""
+        if cursor.position == 0:
+            return None
+        if session_id is None:
+            sql = "SELECT max(replaced_at) FROM stream WHERE workspace = ? AND replaced_at > 0"
+            at = self._query(sql, (workspace,)).get
+        else:
+            sql = "SELECT replaced_at FROM stream WHERE workspace = ? AND session_id = ?"
+            at = self._query(sql, (workspace, session_id)).get
+        if isinstance(at, int) and at > cursor.position:
+            return Reset("imported events before this cursor were replaced", None)
+        return None
+
+    def events(
+        self,
+        *,
+        workspace: str,
+        after: int = 0,
+        upto: int | None = None,
+        session_id: str | None = None,
+        limit: int | None = None,
+    ) -> list[RecordedEvent]:
+        """Events after a position in order, bounded by `limit` items and `page_bytes_max`. In a snapshot."""
+        count = self._limits.page_items_max if limit is None else limit
+        top = 2**63 - 1 if upto is None else upto
+        if session_id is None:
+            sql = (
+                f"SELECT {_COLUMNS} {_FROM} WHERE e.position > ? AND e.position <= ? AND s.workspace = ? ORDER BY e.position"
+            )
+            rows = self._query(sql, (after, top, workspace))
+        else:
+            # seq and position rise together within a stream, so the index by seq serves the order by position.
+            sql = (
+                f"SELECT {_COLUMNS} {_FROM} WHERE s.workspace = ? AND s.session_id = ? AND e.seq > coalesce((SELECT "
+                "max(b.seq) FROM event b WHERE b.stream_key = s.key AND b.position <= ?), 0) "
+                "AND e.position <= ? ORDER BY e.seq"
+            )
+            rows = self._query(sql, (workspace, session_id, after, top))
+        found: list[RecordedEvent] = []
+        size = 0
+        for row in rows:
+            recorded = self.record(row)
+            found.append(recorded)
+            size += recorded.size_bytes
+            if len(found) >= count or size >= self._limits.page_bytes_max:
+                break
+        return found
+
+    def record(self, row: tuple[Any, ...]) -> RecordedEvent:
+        """A row of the log as its reader sees it."""
+        position, workspace, session_id, incarnation, seq, name, version, outcome = row[:8]
+        recorded_at, occurred_at, event_id, causation_id, data = row[8:]
+        cursor = Cursor(self.epoch_of(position), position)
+        event = decode(self._registry, name, version, data)
+        if isinstance(event, UnknownEvent):
+            self.unknown_events += 1
+        return RecordedEvent(
+            position=position,
+            cursor=cursor,
+            workspace=workspace,
+            session_id=session_id,
+            incarnation=incarnation,
+            seq=seq,
+            type=name,
+            version=version,
+            event=event,
+            event_id=event_id or str(cursor),
+            occurred_at=recorded_at if occurred_at is None else occurred_at,
+            recorded_at=recorded_at,
+            causation_id=causation_id,
+            outcome=_SKIPS[outcome],
+            size_bytes=len(data),
+        )
+
+    def page(
+        self, *, workspace: str, after: After = START, session_id: str | None = None, limit: int = 100
+    ) -> Page[RecordedEvent]:
+        """One page of the log after a place."""
+        self.check_limit(limit)
+        with self.snapshot() as snapshot:
+            position = self.resolve(after, snapshot)
+            items = self.events(workspace=workspace, after=position, session_id=session_id, limit=limit + 1)
+            return Page(tuple(items[:limit]), snapshot.cursor, len(items) > limit)
+
+    def resolve(self, after: After, snapshot: Snapshot) -> int:
+        """The position of a place, or `CursorError`."""
+        if isinstance(after, Cursor):
+            self.check(after, snapshot)
+            return after.position
+        return 0 if after is START else snapshot.head
+
+    def check_limit(self, limit: int) -> None:
+        """Refuse a page size that no page may have."""
+        if not 1 <= limit <= self._limits.page_items_max:
+            raise InvalidArgumentError("limit", f"expected 1 to {self._limits.page_items_max}, found {limit}")
+
+    def live_session(self, workspace: str, session_id: str) -> int | None:
+        """The number of the session's live incarnation, or None. One snapshot."""
+        with self.snapshot():
+            row = self._query(
+                "SELECT incarnation FROM stream WHERE workspace = ? AND session_id = ? AND session_key IS NOT NULL",
+                (workspace, session_id),
+            ).get
+        return row if isinstance(row, int) else None
+
+    def unknown_types(self) -> dict[str, int]:
+        """Stored types this process cannot read, with how many events of each there are: one pass over the log."""
+        with self.snapshot():
+            rows = self._query(
+                "SELECT t.name, t.version, count(*) FROM event e JOIN event_type t ON t.key = e.type_key GROUP BY t.key"
+            ).fetchall()
+        return {f"{name} v{version}": count for name, version, count in rows if not self.can_read(name, version)}
+
+    def can_read(self, name: str, version: int) -> bool:
+        """Whether this process knows the stored type at this version."""
+        definition = self._registry.named(name)
+        return definition is not None and version <= definition.version and definition.reads(version)
