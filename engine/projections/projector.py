@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from engine.errors import EngineError, ProjectionFailedError, RegistrationError, StorageCorruptError
@@ -100,13 +101,37 @@ class Projector:
             except Exception as problem:
                 text = f"{type(problem).__name__}: {problem}"
                 raise ProjectionFailedError(projection.name, self._registry.of(event).name, text) from problem
+            if not self._log.in_transaction:
+                # The handler swallowed an error that made SQLite undo everything: the writer must not go on.
+                raise ProjectionFailedError(projection.name, self._registry.of(event).name, "the transaction is gone")
+
+    @contextmanager
+    def replacing(self, session_key: int) -> Iterator[None]:
+        """Wipe one incarnation's read model, let the block append it anew, then bring the users' projections along.
+
+        A user's tables cannot be told apart by incarnation, so they are wiped and replayed whole, in this transaction.
+        """
+        for table, column in (
+            ("session", "key"),
+            ("tombstone", "session_key"),
+            ("usage", "session_key"),
+            ("spender", "session_key"),
+        ):
+            self._built_in_tx.execute(f"DELETE FROM {{{table}}} WHERE {column} = ?", (session_key,))
+        following, self._following = self._following, {}
+        try:
+            yield
+        finally:
+            self._following = following
+        users = [projection for projection in self._projections if not projection.built_in]
+        if users:
+            self._wipe_and_replay(users, None)
 
     # --- opening and replaying ------------------------------------------------------------------
 
     def stale(self) -> list[Projection]:
         """The projections whose tables are missing, of another version, or behind the log."""
-        rows = self._log.connection.execute("SELECT name, version, position FROM projection").fetchall()
-        stored = {name: (version, position) for name, version, position in rows}
+        stored = self._stored_checkpoints()
         head = self._log.last_position()
         found = []
         for projection in self._projections:
@@ -117,6 +142,10 @@ class Projector:
             # The built-in tables depend on each other, so they are rebuilt together.
             return [p for p in self._projections if p.built_in or p in found]
         return found
+
+    def _stored_checkpoints(self) -> dict[str, tuple[int, int]]:
+        rows: list[Any] = self._log.connection.execute("SELECT name, version, position FROM projection").fetchall()
+        return {name: (version, position) for name, version, position in rows}
 
     def bring_up(self, progress: Progress | None = None) -> int:
         """Create, catch up or rebuild what is stale, in one transaction; returns the number of events replayed."""
@@ -133,8 +162,7 @@ class Projector:
         return replayed
 
     def _bring_up(self, stale: list[Projection], progress: Progress | None) -> int:
-        rows = self._log.connection.execute("SELECT name, version, position FROM projection").fetchall()
-        stored = {name: (version, position) for name, version, position in rows}
+        stored = self._stored_checkpoints()
         behind: dict[int, list[Projection]] = {}
         fresh: list[Projection] = []
         for projection in stale:

@@ -248,9 +248,14 @@ class Log:
     def fence(self) -> None:
         """Commit something harmless. Success proves that an earlier COMMIT that failed can never come back to life:
         its frames in the WAL are overwritten (measured; see also https://sqlite.org/walformat.html section 4)."""
-        self.begin()
-        self._execute("UPDATE counter SET value = value + 1 WHERE name = 'fence'")
-        self.commit()
+        before = self._execute("PRAGMA synchronous").fetchone()[0]
+        self._execute("PRAGMA synchronous = FULL")
+        try:
+            self.begin()
+            self._execute("UPDATE counter SET value = value + 1 WHERE name = 'fence'")
+            self.commit()
+        finally:
+            self._execute(f"PRAGMA synchronous = {before}")
 
     def save_checkpoints(self, names: str, position: int) -> None:
         """Move the checkpoints of the projections in the JSON array `names` to a position."""

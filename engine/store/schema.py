@@ -26,7 +26,7 @@ neither is given twice; a migration is applied in the transaction that records i
     projection(name, version, position)
         the checkpoint of each projection: every event up to position is applied.
     counter(name, value)
-        `fence`: written after a COMMIT whose outcome is in doubt. `replaced_at`: the largest stream.replaced_at.
+        `fence`: counted up after a COMMIT whose outcome is in doubt.
 
 Times are milliseconds since the Unix epoch.
 """
@@ -67,7 +67,7 @@ CREATE UNIQUE INDEX event_by_id ON event(stream_key, incarnation, event_id) WHER
 CREATE TABLE projection(
     name TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL, position INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE counter(name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-INSERT INTO counter VALUES('fence', 0), ('replaced_at', 0);
+INSERT INTO counter VALUES('fence', 0);
 """
 
 MIGRATIONS: Final[tuple[tuple[int, str, str], ...]] = ((1, "the log", _V1),)

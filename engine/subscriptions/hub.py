@@ -1,0 +1,162 @@
+"""The fan-out: committed events to the bounded buffers of whoever follows.
+
+Owns: the list of subscribers, their buffers, what overflow does. Must not know: SQL, sockets.
+Invariants: `publish` is synchronous, never waits and never fails because of a subscriber; events arrive in position order;
+what a filter leaves out is not buffered; a buffer is bounded in events and bytes, and one that overflows is emptied and
+marked, so that its reader goes back to the log.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import attrs
+import trio
+
+from engine.events import RecordedEvent
+from engine.limits import Limits
+from engine.writer import Written
+
+Record = Callable[[Written], RecordedEvent]
+
+
+@attrs.frozen(kw_only=True)
+class HubStatistics:
+    """Who follows, and how they keep up."""
+
+    subscribers: int
+    """Readers that follow now."""
+    buffered_events: int
+    """Events in their buffers, each counted per buffer."""
+    buffered_bytes: int
+    """Bytes of these events."""
+    lagged: int
+    """Times a buffer overflowed and its reader went back to the log."""
+
+
+class Subscriber:
+    """One follower's buffer, with its filter."""
+
+    def __init__(self, hub: Hub, workspace: str, session_id: str | None, limits: Limits) -> None:
+        self._hub = hub
+        self.workspace = workspace
+        self.session_id = session_id
+        self._limits = limits
+        self._events: deque[RecordedEvent] = deque()
+        self._bytes = 0
+        self.dropped = 0
+        self.replaced = False
+        self.closed = False
+        self._wake = trio.Event()
+
+    def wants(self, workspace: str, session_id: str) -> bool:
+        """Whether the filter lets this session's events through."""
+        return workspace == self.workspace and self.session_id in (None, session_id)
+
+    def offer(self, recorded: RecordedEvent) -> None:
+        """Buffer one event, or overflow."""
+        if self.dropped:
+            self.dropped += 1
+            return
+        self._events.append(recorded)
+        self._bytes += recorded.size_bytes
+        if len(self._events) > self._limits.subscriber_events_max or self._bytes > self._limits.subscriber_bytes_max:
+            self.dropped = len(self._events)
+            self._clear()
+            self._hub.lagged += 1
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the reader look."""
+        self._wake.set()
+
+    def take(self) -> RecordedEvent | None:
+        """The next buffered event, or None."""
+        if not self._events:
+            return None
+        recorded = self._events.popleft()
+        self._bytes -= recorded.size_bytes
+        return recorded
+
+    def restart(self) -> int:
+        """Empty the buffer for a new catch-up; returns how many events were dropped."""
+        dropped, self.dropped = self.dropped, 0
+        self._clear()
+        return dropped
+
+    def _clear(self) -> None:
+        self._events.clear()
+        self._bytes = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(events, bytes) in the buffer."""
+        return len(self._events), self._bytes
+
+    async def wait(self) -> None:
+        """Wait until there may be something to see."""
+        if not self._events and not self.dropped and not self.replaced and not self.closed:
+            self._wake = trio.Event()
+            await self._wake.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+
+
+class Hub:
+    """Everybody who follows this engine's log in this process."""
+
+    def __init__(self, record: Record, limits: Limits) -> None:
+        self._record = record
+        self._limits = limits
+        self._subscribers: dict[Subscriber, None] = {}
+        self.published = 0
+        self.lagged = 0
+
+    def attach(self, workspace: str, session_id: str | None) -> Subscriber:
+        """A new subscriber that gets everything published from now on."""
+        subscriber = Subscriber(self, workspace, session_id, self._limits)
+        self._subscribers[subscriber] = None
+        return subscriber
+
+    def detach(self, subscriber: Subscriber) -> None:
+        """Drop a subscriber. Idempotent."""
+        self._subscribers.pop(subscriber, None)
+
+    def publish(self, written: Sequence[Written], replaced: Sequence[tuple[str, str]]) -> None:
+        """Hand committed events, in position order, to whoever wants them."""
+        if self._subscribers:
+            subscribers = tuple(self._subscribers)
+            for workspace, session_id in replaced:
+                for subscriber in subscribers:
+                    if subscriber.wants(workspace, session_id):
+                        subscriber.replaced = True
+                        subscriber.wake()
+            for item in written:
+                self._offer(item, subscribers)
+        if written:
+            self.published = written[-1].recorded.position
+
+    def _offer(self, item: Written, subscribers: tuple[Subscriber, ...]) -> None:
+        place = item.recorded
+        recorded: RecordedEvent | None = None
+        for subscriber in subscribers:
+            if subscriber.wants(place.workspace, place.session_id) and not subscriber.replaced:
+                recorded = recorded or self._record(item)
+                subscriber.offer(recorded)
+
+    def close(self) -> None:
+        """Let every reader end after what it has."""
+        for subscriber in self._subscribers:
+            subscriber.closed = True
+            subscriber.wake()
+
+    def statistics(self) -> HubStatistics:
+        """Who follows now."""
+        sizes = [subscriber.size for subscriber in self._subscribers]
+        return HubStatistics(
+            subscribers=len(sizes),
+            buffered_events=sum(events for events, _ in sizes),
+            buffered_bytes=sum(size for _, size in sizes),
+            lagged=self.lagged,
+        )

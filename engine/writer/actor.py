@@ -1,0 +1,363 @@
+"""The writer actor: the one task that writes.
+
+Messages it accepts (commands): `Append`, `PostDelta`, `Flush`, `Replace`.
+State: the bounded inbox; how many commands in it carry a reply; whether it is open, closing, closed or broken; counts.
+Invariants: a batch is cut right away when a command in hand carries a reply, else at `batch_events_max` or after
+`flush_delay_s`; a batch is one synchronous step that nothing cancels; committed events are published before their replies
+are resolved, and neither happens before COMMIT (and, with a sync port, the sync) has returned; every accepted command is
+answered once; after an outcome that stayed unknown it writes no more and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import trio
+
+from engine.commands import AnyCommand, Append, PostDelta, Replace
+from engine.errors import BrokenError, ClosedError, EngineError, OutcomeUnknownError, StorageError
+from engine.events import Receipt, Skipped
+from engine.limits import Limits
+from engine.ports import Mailbox, Ports, Sync
+from engine.store import SqlError, clean, translate
+from engine.writer.transaction import BatchResult, Transactor, Written
+
+log = logging.getLogger("engine.writer")
+
+LATENCIES_KEPT = 1_000
+"""Commit latencies and batch sizes kept for the statistics: the last minute of a busy engine."""
+
+Publish = Callable[[list[Written], list[tuple[str, str]]], None]
+
+
+@attrs.frozen(kw_only=True)
+class WriterStatistics:
+    """What the writer did since it was opened. Durations in milliseconds, sizes in bytes."""
+
+    state: str
+    """`open`, `closing`, `closed` or `broken`."""
+    queue_depth: int
+    """Commands waiting in the inbox."""
+    queue_bytes: int
+    """Bytes of encoded events waiting in the inbox."""
+    batches: int
+    """Transactions committed."""
+    events: int
+    """Events committed, skipped ones included."""
+    outcomes: Mapping[str, int]
+    """Answers by what they said: applied, duplicate, each skip reason, each error class."""
+    batch_events_p50: int
+    """Events of a batch, median of the last thousand."""
+    batch_events_max: int
+    """Events of the largest of these batches."""
+    commit_ms_p50: float
+    """Length of a batch's transaction with its sync, median of the last thousand."""
+    commit_ms_p99: float
+    """The same, 99th percentile."""
+    busy_retries: int
+    """Times the file was locked by somebody else and the batch was tried again."""
+    wal_bytes: int
+    """Length of the part of the WAL that is in use."""
+    wal_pinned: bool
+    """Whether the last checkpoint could not copy everything because a reader (of another process) held a snapshot."""
+    checkpoints_failed: int
+    """Checkpoints that failed; the data is safe in the WAL, which grows."""
+
+
+class Writer:
+    """The handle and the loop of the writer actor."""
+
+    def __init__(
+        self,
+        transactor: Transactor,
+        *,
+        ports: Ports,
+        limits: Limits,
+        opening: Callable[[], None],
+        checkpoint: Callable[[], tuple[int, int]],
+        publish: Publish,
+        sync: Sync | None,
+    ) -> None:
+        self._transactor = transactor
+        self._ports = ports
+        self._limits = limits
+        self._opening = opening
+        self._opened = False
+        self._checkpoint = checkpoint
+        self._publish = publish
+        self._sync = sync
+        self._inbox: Mailbox[AnyCommand] = ports.mailbox(
+            "writer", items_max=limits.inbox_commands_max, bytes_max=limits.inbox_bytes_max
+        )
+        self._urgent = 0
+        self._state = "open"
+        self._why_broken = ""
+        self._outcomes: Counter[str] = Counter()
+        self._batches = self._events = self._busy_retries = self._checkpoints_failed = 0
+        self._sizes: deque[int] = deque(maxlen=LATENCIES_KEPT)
+        self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self._wal_bytes = 0
+        self._wal_next = limits.wal_checkpoint_bytes
+        self._wal_pinned = False
+        self.closed = trio.Event()
+        self.idle = True
+
+    # --- handle -------------------------------------------------------------------------------
+
+    def send_nowait(self, command: AnyCommand) -> None:
+        """Accept a command, or raise `trio.WouldBlock`, `ClosedError` or `BrokenError`."""
+        self._refuse_when_not_open()
+        self._inbox.put_nowait(command, command.size_bytes)
+        self._urgent += command.reply is not None
+
+    async def send(self, command: AnyCommand) -> None:
+        """Accept a command, waiting while the inbox is full. Cancelled while waiting: it was not accepted."""
+        self._refuse_when_not_open()
+        # Counted before it is in, so that the loop never waits for company while it is.
+        self._urgent += command.reply is not None
+        try:
+            await self._inbox.put(command, command.size_bytes)
+        except BaseException:
+            self._urgent -= command.reply is not None
+            raise
+
+    def _refuse_when_not_open(self) -> None:
+        if self._state == "broken":
+            raise BrokenError("the writer", self._why_broken)
+        if self._state != "open":
+            raise ClosedError("the engine")
+
+    @property
+    def broken(self) -> bool:
+        """Whether it stopped writing by itself."""
+        return self._state == "broken"
+
+    def close(self) -> None:
+        """Accept nothing more; the loop writes what it has accepted, then ends."""
+        if self._state == "open":
+            self._state = "closing"
+        self._inbox.poke()
+
+    def statistics(self) -> WriterStatistics:
+        """What it did so far."""
+        return WriterStatistics(
+            state=self._state,
+            queue_depth=len(self._inbox),
+            queue_bytes=self._inbox.size_bytes,
+            batches=self._batches,
+            events=self._events,
+            outcomes=dict(self._outcomes),
+            batch_events_p50=int(quantile(self._sizes, 0.5)),
+            batch_events_max=max(self._sizes, default=0),
+            commit_ms_p50=round(1e3 * quantile(self._latencies, 0.5), 3),
+            commit_ms_p99=round(1e3 * quantile(self._latencies, 0.99), 3),
+            busy_retries=self._busy_retries,
+            wal_bytes=self._wal_bytes,
+            wal_pinned=self._wal_pinned,
+            checkpoints_failed=self._checkpoints_failed,
+        )
+
+    def note_wal(self, size_bytes: int) -> None:
+        """Told by the store after each COMMIT how long the WAL is."""
+        self._wal_bytes = size_bytes
+
+    # --- loop ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Write until closed and drained. Cancelled, it answers what it had accepted with `ClosedError`."""
+        try:
+            while True:
+                if not len(self._inbox):
+                    if self._state != "open":
+                        break
+                    await self._inbox.wait()
+                    continue
+                await self._wait_for_company()
+                await self._write(self._cut())
+        finally:
+            self._answer_the_rest()
+            if self._state != "broken":
+                self._state = "closed"
+            self.closed.set()
+
+    async def _wait_for_company(self) -> None:
+        deadline = trio.current_time() + self._limits.flush_delay_s
+        while (
+            not self._urgent
+            and self._state == "open"
+            and len(self._inbox) < self._limits.batch_events_max
+            and not self._inbox.senders_waiting
+        ):
+            with trio.move_on_at(deadline) as waiting:
+                await self._inbox.wait()
+            if waiting.cancelled_caught:
+                break
+
+    def _cut(self) -> list[AnyCommand]:
+        """Take a batch: at least one command, and no more than the limits allow."""
+        batch: list[AnyCommand] = []
+        events = size = 0
+        while (command := self._inbox.peek()) is not None:
+            weight = len(command.events) if isinstance(command, Append | Replace) else 1
+            if batch and (
+                events + weight > self._limits.batch_events_max or size + command.size_bytes > self._limits.batch_bytes_max
+            ):
+                break
+            self._inbox.take()
+            self._urgent -= command.reply is not None
+            command.sealed = True
+            events += weight
+            size += command.size_bytes
+            batch.append(command)
+        return batch
+
+    async def _write(self, batch: list[AnyCommand]) -> None:
+        self.idle = False
+        with trio.CancelScope(shield=True):
+            if self._state == "broken":
+                self._answer_all(batch, BrokenError("the writer", self._why_broken))
+                return
+            started = trio.current_time()
+            result = await self._attempt(batch)
+            if result.state == "committed" and result.written and self._sync is not None:
+                result = await self._sync_result(result, self._sync)
+            self._count(result, trio.current_time() - started)
+            self._finish(result)
+            if self._wal_bytes >= self._wal_next:
+                await self._ports.step(self._run_checkpoint)
+            # Let the others run before the next batch, also when the inbox is never empty.
+            await trio.lowlevel.checkpoint()
+        self.idle = True
+
+    async def _attempt(self, batch: list[AnyCommand]) -> BatchResult:
+        give_up = trio.current_time() + self._limits.busy_retry_s
+        while True:
+            try:
+                result = await self._ports.step(lambda: self._step(batch))
+            except Exception as bug:
+                log.exception("the writer failed on a batch of %d commands", len(batch))
+                self._break(f"an internal error: {type(bug).__name__}: {bug}")
+                error = OutcomeUnknownError("write a batch", f"internal error {type(bug).__name__}: {bug}")
+                return BatchResult("unknown", [(command, error.clone()) for command in batch])
+            if result.state != "busy" or trio.current_time() >= give_up:
+                return result
+            self._busy_retries += 1
+            await trio.sleep(self._limits.busy_pause_s)
+
+    def _step(self, batch: list[AnyCommand]) -> BatchResult:
+        """What runs as one synchronous step: catching up with the opening, where that had to wait, and the batch."""
+        try:
+            self.ensure_opened()
+        except (SqlError, EngineError) as problem:
+            error = translate(problem, "begin an epoch") if isinstance(problem, SqlError) else problem
+            state = "busy" if type(error).__name__ == "StorageBusyError" else "nothing"
+            return BatchResult(state, [(command, clean(error.clone())) for command in batch])  # type: ignore[arg-type]
+        return self._transactor.run(batch)
+
+    def ensure_opened(self) -> None:
+        """Do what a writing open owes the file (epoch, projections), once. Raises what the storage says."""
+        if not self._opened:
+            self._opening()
+            self._opened = True
+
+    async def _sync_result(self, result: BatchResult, sync: Sync) -> BatchResult:
+        try:
+            await sync.sync()
+        except OSError as problem:
+            # The COMMIT is visible already and the kernel may report the error only once: nothing can undo or prove it.
+            error = OutcomeUnknownError("sync the log", str(problem))
+            return BatchResult("unknown", [(command, error.clone()) for command, _ in result.answers])
+        return result
+
+    def _run_checkpoint(self) -> None:
+        try:
+            frames, copied = self._checkpoint()
+        except SqlError as problem:
+            self._checkpoints_failed += 1
+            self._wal_next = self._wal_bytes + self._limits.wal_checkpoint_bytes
+            log.warning("checkpoint failed: %s", problem)
+            return
+        self._wal_pinned = copied < frames
+        step = self._limits.wal_checkpoint_bytes
+        self._wal_next = self._wal_bytes + step if self._wal_pinned else step
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def _finish(self, result: BatchResult) -> None:
+        if result.state == "unknown" and self._state != "broken":
+            self._break("the outcome of a COMMIT is unknown")
+        if result.state == "committed" and (result.written or result.replaced):
+            self._publish(result.written, result.replaced)
+        for command, answer in result.answers:
+            self._answer(command, answer)
+
+    def _answer(self, command: AnyCommand, answer: Receipt | EngineError | None) -> None:
+        reply: Any = command.reply
+        if isinstance(answer, EngineError):
+            self._log_failure(command, answer)
+            answer = clean(answer)
+            if reply is not None:
+                reply.reject(answer)
+            elif isinstance(command, Append | PostDelta) and command.sink is not None:
+                command.sink.failed(answer)
+        elif reply is not None:
+            reply.resolve(answer)
+
+    def _log_failure(self, command: AnyCommand, error: EngineError) -> None:
+        if isinstance(error, StorageError | OutcomeUnknownError):
+            level = logging.ERROR
+        elif command.reply is None:
+            level = logging.WARNING
+        else:
+            return
+        if isinstance(command, PostDelta):
+            log.log(level, "not written: event - type part.delta session %s seq -: %s", command.session_id, error)
+        elif isinstance(command, Append | Replace):
+            for event in command.events:
+                log.log(
+                    level,
+                    "not written: event %s type %s session %s seq -: %s",
+                    event.event_id or "-",
+                    event.definition.name,
+                    command.session_id,
+                    error,
+                )
+
+    def _break(self, why: str) -> None:
+        self._state = "broken"
+        self._why_broken = why
+        log.error("the writer stopped: %s; reads go on", why)
+
+    def _answer_all(self, commands: list[AnyCommand], error: EngineError) -> None:
+        for command in commands:
+            self._answer(command, error.clone())
+
+    def _answer_the_rest(self) -> None:
+        while (command := self._inbox.take()) is not None:
+            broken = self._state == "broken"
+            self._answer(command, BrokenError("the writer", self._why_broken) if broken else ClosedError("the engine"))
+
+    def _count(self, result: BatchResult, duration_s: float) -> None:
+        for _, answer in result.answers:
+            if isinstance(answer, EngineError):
+                self._outcomes[type(answer).__name__] += 1
+            elif isinstance(answer, Receipt):
+                for entry in answer.events:
+                    outcome = entry.outcome
+                    name = outcome.reason if isinstance(outcome, Skipped) else type(outcome).__name__.lower()
+                    self._outcomes[name] += 1
+        if result.state == "committed" and result.written:
+            self._batches += 1
+            self._events += len(result.written)
+            self._sizes.append(len(result.written))
+            self._latencies.append(duration_s)
+
+
+def quantile(values: deque[int] | deque[float], fraction: float) -> float:
+    """The value below which this fraction of the values lies; 0 when there are none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else 0

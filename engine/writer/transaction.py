@@ -1,0 +1,472 @@
+"""One batch of commands as one SQLite transaction: synchronous, from BEGIN to COMMIT.
+
+Owns: what an append means (ids, expected seq, incarnations, skips), savepoints per command, and what a failure of any
+statement means for whom. Must not know: the inbox, tasks, who waits.
+Invariants: nothing is answered here; a refused command is undone alone; a storage failure undoes and fails the whole
+batch; after a COMMIT that failed in doubt, nobody is told "nothing was written" before a fence commit has succeeded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import attrs
+
+from engine.commands import AnyCommand, Append, Flush, PostDelta, Replace
+from engine.errors import (
+    CallerError,
+    DuplicateIdError,
+    EngineError,
+    OutcomeUnknownError,
+    SessionExistsError,
+    SkippedError,
+    StorageError,
+    UnknownSessionError,
+    WrongExpectedSeqError,
+)
+from engine.events import (
+    APPLIED,
+    RECEIPT_SKIPS,
+    STORED_SKIPS,
+    Applied,
+    Cursor,
+    Duplicate,
+    EventType,
+    PartDelta,
+    PreparedEvent,
+    Receipt,
+    ReceiptEvent,
+    Registry,
+    SessionRemoved,
+    SessionStarted,
+    Skipped,
+    UsageRecorded,
+    decode,
+    digest,
+    encode,
+)
+from engine.limits import Limits
+from engine.projections import Projector, Recording
+from engine.store import OUTCOMES, Log, SqlError, StoredEvent, StreamState, is_busy, is_constraint, is_full, translate
+from engine.writer import replacing
+
+log = logging.getLogger("engine.writer")
+
+OUTLIVES_SESSION = (UsageRecorded,)
+"""Events that count also after their session was removed: usage is never lost."""
+
+
+@attrs.frozen(eq=False)
+class Written:
+    """One event as this transaction stored it, for whoever follows the log."""
+
+    prepared: PreparedEvent
+    recorded: Recording
+    outcome: Applied | Skipped
+
+
+@attrs.define(eq=False)
+class BatchResult:
+    """What became of a batch. `answers` pairs every command with its receipt, None (a flush) or error.
+
+    `state`: `committed`; `nothing` (undone, and that is certain); `busy` (somebody else holds the lock: try again);
+    `unknown` (COMMIT failed in doubt and the fence too: no further writes).
+    """
+
+    state: Literal["committed", "nothing", "busy", "unknown"]
+    answers: list[tuple[AnyCommand, Receipt | EngineError | None]]
+    written: list[Written] = attrs.field(factory=list)
+    replaced: list[tuple[str, str]] = attrs.field(factory=list)
+    duplicates: int = 0
+
+
+class _RolledBackError(Exception):
+    """SQLite undid the whole transaction in mid-batch."""
+
+
+class Transactor:
+    """Runs batches on the writing connection."""
+
+    def __init__(
+        self, store: Log, projector: Projector, registry: Registry, now_ms: Callable[[], int], limits: Limits
+    ) -> None:
+        self._log = store
+        self._projector = projector
+        self._registry = registry
+        self._now_ms = now_ms
+        self._limits = limits
+        self._delta_type = registry.of(PartDelta("p", "m", "text", 0, ""))
+
+    def run(self, batch: Sequence[AnyCommand]) -> BatchResult:
+        """Run the batch in one transaction."""
+        result = BatchResult("committed", [])
+        if all(isinstance(command, Flush) for command in batch):
+            result.answers = [(command, None) for command in batch]
+            return result
+        try:
+            self._log.begin()
+        except SqlError as problem:
+            self._log.rollback()
+            return self._failed(batch, "busy" if is_busy(problem) else "nothing", translate(problem, "begin a transaction"))
+        now = self._now_ms()
+        try:
+            for command in batch:
+                self._run_command(command, now, result)
+            if result.written or result.replaced:
+                self._log.save_checkpoints(self._projector.checkpoint_names, self._log.last_position())
+        except (SqlError, _RolledBackError) as problem:
+            self._roll_back()
+            cause = problem.__cause__ if isinstance(problem, _RolledBackError) else problem
+            assert isinstance(cause, SqlError)
+            return self._failed(batch, "nothing", translate(cause, "write a batch"))
+        except BaseException:
+            self._roll_back()
+            raise
+        return self._commit(batch, result)
+
+    def _roll_back(self) -> None:
+        try:
+            self._log.rollback()
+        except SqlError as problem:
+            log.warning("rollback failed: %s", problem)
+
+    def _commit(self, batch: Sequence[AnyCommand], result: BatchResult) -> BatchResult:
+        try:
+            self._log.commit()
+        except SqlError as problem:
+            error = translate(problem, "commit")
+            # A constraint or a lock leaves the transaction open; anything else has closed it.
+            open_still = self._log.in_transaction
+            self._roll_back()
+            if is_constraint(problem) and len(batch) > 1:
+                return self._one_by_one(batch)
+            if open_still or is_full(problem) or is_constraint(problem):
+                # A full disk fails while the frames are written, before the one that would commit them is whole.
+                return self._failed(batch, "nothing", error)
+            return self._fence(batch, error)
+        return result
+
+    def _one_by_one(self, batch: Sequence[AnyCommand]) -> BatchResult:
+        """A constraint that only COMMIT checks failed: find whose it is by giving each command its own transaction."""
+        combined = BatchResult("committed", [])
+        for command in batch:
+            single = self.run([command])
+            if single.state == "unknown":
+                return self._failed(batch, "unknown", self._unknown("a later COMMIT of the batch failed in doubt"))
+            combined.answers += single.answers
+            combined.written += single.written
+            combined.replaced += single.replaced
+        return combined
+
+    def _fence(self, batch: Sequence[AnyCommand], error: StorageError) -> BatchResult:
+        try:
+            self._log.fence()
+        except SqlError as problem:
+            self._roll_back()
+            log.error("%s; the fence failed too (%s): the outcome is unknown", error.describe(), problem)  # noqa: TRY400
+            return self._failed(
+                batch, "unknown", self._unknown(f"{error.problem} (code {error.code}), and the fence failed too")
+            )
+        return self._failed(batch, "nothing", error)
+
+    @staticmethod
+    def _unknown(problem: str) -> OutcomeUnknownError:
+        return OutcomeUnknownError("commit", problem)
+
+    @staticmethod
+    def _failed(
+        batch: Sequence[AnyCommand], state: Literal["nothing", "busy", "unknown"], error: EngineError
+    ) -> BatchResult:
+        return BatchResult(state, [(command, error.clone()) for command in batch])
+
+    # --- one command --------------------------------------------------------------------------
+
+    def _run_command(self, command: AnyCommand, now: int, result: BatchResult) -> None:
+        if isinstance(command, Flush):
+            result.answers.append((command, None))
+            return
+        marks = len(result.written), len(result.replaced), result.duplicates
+        self._log.savepoint()
+        try:
+            receipt = self._carry_out(command, now, result)
+        except CallerError as error:
+            self._undo(marks, result)
+            result.answers.append((command, error))
+        except SqlError as problem:
+            if not is_constraint(problem):
+                raise
+            self._undo(marks, result)
+            result.answers.append((command, translate(problem, f"append to {command.session_id!r}")))
+        else:
+            self._log.release()
+            result.answers.append((command, receipt))
+
+    def _undo(self, marks: tuple[int, int, int], result: BatchResult) -> None:
+        del result.written[marks[0] :]
+        del result.replaced[marks[1] :]
+        result.duplicates = marks[2]
+        try:
+            self._log.undo_savepoint()
+        except SqlError as problem:
+            raise _RolledBackError from problem
+
+    def _carry_out(self, command: Append | PostDelta | Replace, now: int, result: BatchResult) -> Receipt:
+        if isinstance(command, Append):
+            return self._append(command, now, result)
+        if isinstance(command, PostDelta):
+            return self._append(self._as_append(command), now, result)
+        return self._replace(command, now, result)
+
+    def _as_append(self, command: PostDelta) -> Append:
+        text = "".join(command.pieces)
+        event = PartDelta(command.part_id, command.message_id, command.field, command.offset, text)  # type: ignore[arg-type]
+        prepared = PreparedEvent(self._delta_type, event, encode(self._delta_type, event, self._limits))
+        return Append(
+            workspace=command.workspace, session_id=command.session_id, incarnation=command.incarnation, events=(prepared,)
+        )
+
+    # --- append -------------------------------------------------------------------------------
+
+    def _append(self, command: Append, now: int, result: BatchResult) -> Receipt:
+        state = self._log.stream(command.workspace, command.session_id)
+        first = type(command.events[0].event) if command.events else None
+        if state is None and first is not SessionStarted:
+            raise UnknownSessionError(command.session_id)
+        if state is None:
+            state = self._log.create_stream(command.workspace, command.session_id)
+        append = _OneAppend(self, command, state, now, result)
+        return append.run()
+
+    def duplicate_of(
+        self, stream_key: int, incarnation: int, session_id: str, prepared: PreparedEvent
+    ) -> ReceiptEvent | None:
+        """What an event id was given before, or None. Raises `DuplicateIdError` for other content."""
+        event_id = prepared.event_id
+        assert event_id is not None
+        stored = self._log.by_event_id(stream_key, incarnation, event_id)
+        if stored is None:
+            stored = self._derived(stream_key, incarnation, session_id, event_id)
+        if stored is None:
+            return None
+        if not self._same_content(stored, prepared):
+            raise DuplicateIdError(session_id, event_id)
+        name = OUTCOMES[stored.outcome]
+        outcome = APPLIED if name == "applied" else Skipped(name)  # type: ignore[arg-type]
+        return ReceiptEvent(event_id, stored.seq, stored.position, outcome)
+
+    def _derived(self, stream_key: int, incarnation: int, session_id: str, event_id: str) -> StoredEvent | None:
+        """The event whose id the engine derived from its epoch and position."""
+        try:
+            cursor = Cursor.parse(event_id)
+        except CallerError:
+            return None
+        if all(epoch.id != cursor.epoch for epoch in self._log.epochs):
+            return None
+        stored = None
+        if self._log.epoch_of(cursor.position) == cursor.epoch:
+            stored = self._log.by_position(stream_key, incarnation, cursor.position)
+        if stored is None:
+            raise DuplicateIdError(session_id, event_id, "has the form of an id that only this log assigns")
+        return stored
+
+    def _same_content(self, stored: StoredEvent, prepared: PreparedEvent) -> bool:
+        definition = prepared.definition
+        if stored.type != definition.name:
+            return False
+        if stored.digest == digest(definition.name, definition.version, prepared.data):
+            return True
+        return bool(decode(self._registry, stored.type, stored.version, stored.data) == prepared.event)
+
+    def _replace(self, command: Replace, now: int, result: BatchResult) -> Receipt:
+        state = self._log.stream(command.workspace, command.session_id)
+        if state is None or state.session_key is None:
+            raise UnknownSessionError(command.session_id)
+        kept = replacing.clear(self._log, self._registry, state)
+        imported = Append(
+            workspace=command.workspace, session_id=command.session_id, events=command.events, imported=True, creates=True
+        )
+        start = len(result.written)
+        with self._projector.replacing(state.session_key):
+            reopened = attrs.evolve(state, session_key=None)
+            receipt = _OneAppend(self, imported, reopened, now, result, reopening=True).run()
+            for prepared, outcome in kept:
+                current = self._log.stream(command.workspace, command.session_id)
+                assert current is not None
+                again = Append(workspace=command.workspace, session_id=command.session_id, events=(prepared,))
+                _OneAppend(self, again, current, now, result, keep=outcome).run()
+        first = result.written[start].recorded.position
+        replacing.mark(self._log, state.key, first)
+        result.replaced.append((command.workspace, command.session_id))
+        return receipt
+
+    @property
+    def store(self) -> Log:
+        return self._log
+
+    @property
+    def projector(self) -> Projector:
+        return self._projector
+
+
+class _OneAppend:
+    """One append being carried out: the stream's state as it moves on from event to event."""
+
+    def __init__(
+        self,
+        transactor: Transactor,
+        command: Append,
+        state: StreamState,
+        now: int,
+        result: BatchResult,
+        *,
+        reopening: bool = False,
+        keep: str | None = None,
+    ) -> None:
+        self._transactor = transactor
+        self._log = transactor.store
+        self._command = command
+        self._now = now
+        self._result = result
+        self._stream_key = state.key
+        self._head = state.head
+        self._live_number = state.incarnation
+        self._session_key = state.session_key
+        self._number = state.incarnation if command.incarnation is None else command.incarnation
+        self._checked = command.expected_seq is None
+        self._reopening = reopening
+        self._keep = keep
+
+    def run(self) -> Receipt:
+        if self._number > self._live_number:
+            raise UnknownSessionError(self._command.session_id)
+        entries = tuple(self._one(prepared) for prepared in self._command.events)
+        return Receipt(self._command.session_id, self._number, entries)
+
+    @property
+    def _alive(self) -> bool:
+        return self._session_key is not None and self._number == self._live_number
+
+    def _one(self, prepared: PreparedEvent) -> ReceiptEvent:
+        if prepared.event_id is not None:
+            original = self._transactor.duplicate_of(self._stream_key, self._number, self._command.session_id, prepared)
+            if original is not None:
+                self._result.duplicates += 1
+                return ReceiptEvent(original.event_id, original.seq, original.position, Duplicate(original))
+        if not self._checked:
+            self._check_expected()
+        if type(prepared.event) is SessionStarted and self._command.incarnation is None:
+            return self._start(prepared)
+        if not self._alive and not isinstance(prepared.event, OUTLIVES_SESSION):
+            return self._store(prepared, Skipped("removed"))
+        return self._apply(prepared)
+
+    def _check_expected(self) -> None:
+        expected = self._command.expected_seq
+        assert expected is not None
+        if expected != self._head:
+            raise WrongExpectedSeqError(self._command.session_id, expected, self._head)
+        self._checked = True
+
+    def _start(self, prepared: PreparedEvent) -> ReceiptEvent:
+        if self._session_key is not None:
+            raise SessionExistsError(self._command.session_id)
+        if self._reopening:
+            self._number = self._live_number
+            return self._apply(prepared)
+        self._number = self._live_number = self._live_number + 1
+        return self._apply(prepared)
+
+    def _insert(self, prepared: PreparedEvent, outcome: str) -> tuple[int, int]:
+        definition = prepared.definition
+        content = None
+        if prepared.event_id is not None:
+            content = digest(definition.name, definition.version, prepared.data)
+        seq, position = self._log.insert(
+            self._stream_key,
+            self._number,
+            prepared,
+            recorded_at=self._now,
+            digest=content,
+            outcome=outcome,
+            origin=1 if self._command.imported else 0,
+        )
+        self._head = seq
+        return seq, position
+
+    def _recording(self, prepared: PreparedEvent, seq: int, position: int, session_key: int) -> Recording:
+        moment = self._now if prepared.occurred_at is None else prepared.occurred_at
+        command = self._command
+        return Recording(position, seq, command.workspace, command.session_id, self._number, session_key, moment, self._now)
+
+    def _store(self, prepared: PreparedEvent, skip: Skipped) -> ReceiptEvent:
+        """Keep an event that is known to change nothing."""
+        self._refuse_if_strict(prepared.definition, skip)
+        seq, position = self._insert(prepared, skip.reason)
+        key = self._log.session_key_of(self._stream_key, self._number)
+        return self._done(prepared, self._recording(prepared, seq, position, key or 0), skip)
+
+    def _apply(self, prepared: PreparedEvent) -> ReceiptEvent:
+        seq, position = self._insert(prepared, "applied")
+        event = prepared.event
+        starting = type(event) is SessionStarted
+        if starting:
+            self._open(position)
+        key = self._session_key if self._alive else self._log.session_key_of(self._stream_key, self._number)
+        if key is None:
+            raise UnknownSessionError(self._command.session_id)
+        recorded = self._recording(prepared, seq, position, key)
+        if self._keep is not None and self._keep != "applied":
+            outcome: Applied | Skipped = Skipped(self._keep)  # type: ignore[arg-type]
+        else:
+            outcome = self._shown(event, recorded)
+        if isinstance(outcome, Skipped):
+            if outcome.reason in RECEIPT_SKIPS and not self._command.imported and self._keep is None:
+                self._log.forget(self._stream_key, position)
+                self._head = seq - 1
+                return ReceiptEvent(prepared.event_id, None, None, outcome)
+            if outcome.reason in STORED_SKIPS:
+                self._refuse_if_strict(prepared.definition, outcome)
+                self._log.set_outcome(position, outcome.reason)
+            else:
+                # An import stores also what changes nothing, so that the next import finds every record again.
+                outcome = APPLIED
+        elif type(event) is SessionRemoved:
+            self._log.close_incarnation(self._stream_key)
+            self._session_key = None
+        return self._done(prepared, recorded, outcome)
+
+    def _shown(self, event: Any, recorded: Recording) -> Applied | Skipped:
+        if self._keep is None:
+            return self._transactor.projector.apply(event, recorded)
+        try:
+            return self._transactor.projector.apply(event, recorded)
+        except CallerError:
+            # A live event that no longer finds what the replaced import had: kept, and skipped.
+            return Skipped("removed")
+
+    def _open(self, position: int) -> None:
+        if self._reopening:
+            replacing.reopen(self._log, self._stream_key, self._number, position)
+        else:
+            self._log.open_incarnation(self._stream_key, self._number, position)
+        self._session_key = position
+
+    def _refuse_if_strict(self, definition: EventType, skip: Skipped) -> None:
+        if self._command.strict:
+            raise SkippedError(self._command.session_id, definition.name, skip.reason)
+
+    def _done(self, prepared: PreparedEvent, recorded: Recording, outcome: Applied | Skipped) -> ReceiptEvent:
+        event_id = prepared.event_id or str(Cursor(self._log.epoch_of(recorded.position), recorded.position))
+        if isinstance(outcome, Skipped):
+            log.warning(
+                "skipped (%s): event %s type %s session %s seq %d",
+                outcome.reason,
+                event_id,
+                prepared.definition.name,
+                recorded.session_id,
+                recorded.seq,
+            )
+        self._result.written.append(Written(prepared, recorded, outcome))
+        return ReceiptEvent(event_id, recorded.seq, recorded.position, outcome)
