@@ -1,1 +1,52 @@
-"""An actor-based concurrent projection engine for agent runtimes."""
+"""An actor-based concurrent projection engine for agent runtimes: one writer, one SQLite file, no lost turns."""
+
+from engine.errors import EngineError
+from engine.events import (
+    HEAD,
+    START,
+    Applied,
+    CaughtUp,
+    Cursor,
+    Duplicate,
+    Envelope,
+    Lagging,
+    Receipt,
+    ReceiptEvent,
+    RecordedEvent,
+    Reset,
+    Skipped,
+    UnknownEvent,
+    event,
+)
+from engine.limits import Limits
+from engine.projections import handles, projection
+from engine.runtime import Engine, Workspace, open_engine
+from engine.session import Message, Session, Turn
+
+__all__ = [
+    "HEAD",
+    "START",
+    "Applied",
+    "CaughtUp",
+    "Cursor",
+    "Duplicate",
+    "Engine",
+    "EngineError",
+    "Envelope",
+    "Lagging",
+    "Limits",
+    "Message",
+    "Receipt",
+    "ReceiptEvent",
+    "RecordedEvent",
+    "Reset",
+    "Session",
+    "Skipped",
+    "Turn",
+    "UnknownEvent",
+    "Workspace",
+    "event",
+    "handles",
+    "open_engine",
+    "projection",
+]

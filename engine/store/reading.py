@@ -106,6 +106,9 @@ class LogReader:
             if epoch.id != cursor.epoch:
                 continue
             last = self._epochs[index + 1].first_position - 1 if index + 1 < len(self._epochs) else snapshot.head
+            if cursor.position < epoch.first_position - 1:
+                problem = f"its epoch begins at position {epoch.first_position}, so it was not given by this log"
+                raise CursorError(str(cursor), problem)
             if cursor.position > last:
                 raise CursorError(
                     str(cursor), f"is from the future or from a tail that was lost: its epoch ends at position {last}"

@@ -17,7 +17,7 @@ from typing import Self
 import trio
 
 from engine.errors import ClosedError
-from engine.events import After, CaughtUp, Cursor, Lagging, LogItem, RecordedEvent, Reset, Skipped
+from engine.events import START, After, CaughtUp, Cursor, Lagging, LogItem, RecordedEvent, Reset, Skipped
 from engine.ports import Ports
 from engine.store import LogReader
 from engine.subscriptions.hub import Hub, Subscriber
@@ -58,6 +58,7 @@ class LogStream:
         self._subscriber: Subscriber | None = None
         self._ready: deque[LogItem] = deque()
         self._position = 0
+        self._read = 0
         self._epoch = ""
         self._state = "new"
 
@@ -78,8 +79,11 @@ class LogStream:
 
     def _open(self) -> None:
         with self._reader.snapshot() as snapshot:
-            self._position = self._reader.resolve(self._after, snapshot)
-            self._epoch = self._after.epoch if isinstance(self._after, Cursor) else snapshot.epoch
+            self._position = self._read = self._reader.resolve(self._after, snapshot)
+            if isinstance(self._after, Cursor):
+                self._epoch = self._after.epoch
+            else:
+                self._epoch = self._reader.epoch_of(0) if self._after is START else snapshot.epoch
             reset = None
             if isinstance(self._after, Cursor):
                 reset = self._reader.stale(self._after, self._workspace, self._session_id)
@@ -136,17 +140,16 @@ class LogStream:
                 return
         upto = self._hub.published if self._hub is not None else None
         with self._reader.snapshot() as snapshot:
-            events = self._reader.events(
-                workspace=self._workspace, after=self._position, upto=upto, session_id=self._session_id
-            )
+            events = self._reader.events(workspace=self._workspace, after=self._read, upto=upto, session_id=self._session_id)
             top = snapshot.head if upto is None else min(upto, snapshot.head)
             epoch = self._reader.epoch_of(top) if top else snapshot.epoch
         if events:
             self._ready.extend(event for event in events if self._skipped or not isinstance(event.outcome, Skipped))
-            self._position = events[-1].position
+            self._read = events[-1].position
             return
         if top > self._position:
             self._position, self._epoch = top, epoch
+        self._read = self._position
         self._ready.append(CaughtUp(self.cursor))
         self._state = "live" if self._subscriber is not None else "ended"
 
@@ -158,8 +161,9 @@ class LogStream:
             self._end_with(Reset("imported events before this cursor were replaced", None))
             return
         while (recorded := subscriber.take()) is not None:
-            if recorded.position <= self._position:
+            if recorded.position <= self._read:
                 continue
+            self._read = recorded.position
             if self._skipped or not isinstance(recorded.outcome, Skipped):
                 self._ready.append(recorded)
                 return

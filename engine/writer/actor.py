@@ -132,6 +132,11 @@ class Writer:
             raise ClosedError("the engine")
 
     @property
+    def opened(self) -> bool:
+        """Whether the epoch of this open has begun."""
+        return self._opened
+
+    @property
     def broken(self) -> bool:
         """Whether it stopped writing by itself."""
         return self._state == "broken"

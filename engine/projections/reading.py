@@ -1,0 +1,291 @@
+"""Reading the built-in tables: sessions, messages with their parts, usage.
+
+Owns: SELECTs on the read model. Must not know: the writer.
+Invariants: a call is one snapshot of a read-only connection, begun and ended without an await; pages go by key in both
+directions; every query names the workspace, so nothing of another one is ever seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import trio
+
+from engine.errors import InvalidArgumentError, UnknownMessageError, UnknownSessionError
+from engine.events import START, After, RecordedEvent
+from engine.limits import Limits
+from engine.ports import Ports
+from engine.projections.builtin.parts import FIELDS
+from engine.projections.views import MessageView, PartView, SessionView, ToolView, UsageReport, UsageTotals
+from engine.store import LogReader, Page
+
+T = TypeVar("T")
+
+_SESSION = "key, session_id, incarnation, title, parent_id, metadata, created_at, updated_at"
+_MESSAGE = "key, message_id, role, status, finish_reason, settled_by, metadata, created_at, updated_at"
+_TOOL = "call_id, name, state, settled_by, input, output, error, child_session_id, started_at, ended_at"
+_SUMS = (
+    "count(*), sum(u.cost_nanousd), sum(u.input_tokens), sum(u.output_tokens), sum(u.reasoning_tokens), "
+    "sum(u.cache_read_tokens), sum(u.cache_write_tokens)"
+)
+
+
+class ReadModel:
+    """`engine.read`: the read model of one workspace. Reads never wait for the writer, and see every receipt before them."""
+
+    def __init__(self, reader: LogReader, ports: Ports, limits: Limits, workspace: str) -> None:
+        self._reader = reader
+        self._query: Callable[..., Any] = reader.connection.execute
+        self._ports = ports
+        self._limits = limits
+        self._workspace = workspace
+
+    async def _run(self, step: Callable[[], T]) -> T:
+        await trio.lowlevel.checkpoint()
+        return await self._ports.step(step)
+
+    # --- sessions -----------------------------------------------------------------------------
+
+    async def sessions(self, *, before: int | None = None, after: int | None = None, limit: int = 50) -> Page[SessionView]:
+        """Live sessions in the order of their creation.
+
+        Without `before` and `after` the newest; `before=key` those created before that one, `after=key` those after it.
+        `limit` is 1 to `page_items_max`. Raises `InvalidArgumentError`.
+        """
+        return await self._run(lambda: self._sessions(before, after, limit))
+
+    def _sessions(self, before: int | None, after: int | None, limit: int) -> Page[SessionView]:
+        with self._reader.snapshot() as snapshot:
+            rows, more = self._keyset(
+                f"{_SESSION} FROM session WHERE workspace = ?", (self._workspace,), before, after, limit
+            )
+            return Page(tuple(map(_session, rows)), snapshot.cursor, more)
+
+    async def session(self, session_id: str) -> SessionView:
+        """One live session, or `UnknownSessionError`."""
+        return await self._run(lambda: self._session(session_id))
+
+    def _session(self, session_id: str) -> SessionView:
+        with self._reader.snapshot():
+            return _session(self._session_row(session_id))
+
+    def _session_row(self, session_id: str) -> tuple[Any, ...]:
+        sql = f"SELECT {_SESSION} FROM session WHERE workspace = ? AND session_id = ?"
+        row: tuple[Any, ...] | None = self._query(sql, (self._workspace, session_id)).fetchone()
+        if row is None:
+            raise UnknownSessionError(session_id)
+        return row
+
+    # --- messages -----------------------------------------------------------------------------
+
+    async def messages(
+        self, session_id: str, *, before: int | None = None, after: int | None = None, limit: int = 50
+    ) -> Page[MessageView]:
+        """Messages of a session with their parts, in the order of their first announcement.
+
+        Without `before` and `after` the newest ones; `before=key` the ones just before that one, `after=key` the ones just
+        after it (`after=0` begins at the first). A page also ends at `page_bytes_max`. Raises `UnknownSessionError`,
+        `InvalidArgumentError`.
+        """
+        return await self._run(lambda: self._messages(session_id, before, after, limit))
+
+    def _messages(self, session_id: str, before: int | None, after: int | None, limit: int) -> Page[MessageView]:
+        with self._reader.snapshot() as snapshot:
+            session_key = self._session_row(session_id)[0]
+            sql = f"{_MESSAGE} FROM message WHERE session_key = ?"
+            rows, more = self._keyset(sql, (session_key,), before, after, limit)
+            forward = after is not None
+            found: list[MessageView] = []
+            size = 0
+            for row in rows if forward else reversed(rows):
+                view, weight = self._message(row)
+                found.append(view)
+                size += weight
+                if size >= self._limits.page_bytes_max and len(found) < len(rows):
+                    more = True
+                    break
+            return Page(tuple(found if forward else reversed(found)), snapshot.cursor, more)
+
+    async def message(self, session_id: str, message_id: str) -> MessageView:
+        """One message with its parts, or `UnknownMessageError`."""
+        return await self._run(lambda: self._one_message(session_id, message_id))
+
+    def _one_message(self, session_id: str, message_id: str) -> MessageView:
+        with self._reader.snapshot():
+            session_key = self._session_row(session_id)[0]
+            sql = f"SELECT {_MESSAGE} FROM message WHERE session_key = ? AND message_id = ?"
+            row = self._query(sql, (session_key, message_id)).fetchone()
+            if row is None:
+                raise UnknownMessageError(session_id, f"message {message_id!r}")
+            return self._message(row)[0]
+
+    def _message(self, row: tuple[Any, ...]) -> tuple[MessageView, int]:
+        key, message_id, role, status, finish_reason, settled_by, metadata, created_at, updated_at = row
+        parts = self._query(
+            f"SELECT p.key, p.part_id, p.kind, p.data, p.created_at, p.updated_at, {_TOOL} FROM part p "
+            "LEFT JOIN tool t ON t.part_key = p.key WHERE p.message_key = ? ORDER BY p.key",
+            (key,),
+        ).fetchall()
+        texts: dict[int, dict[str, str]] = {}
+        size = 0
+        for part_key, field, text in self._query(
+            "SELECT t.part_key, t.field, t.text FROM part p JOIN part_text t ON t.part_key = p.key "
+            "WHERE p.message_key = ? ORDER BY t.part_key, t.field, t.start",
+            (key,),
+        ):
+            found = texts.setdefault(part_key, {})
+            found[FIELDS[field]] = found.get(FIELDS[field], "") + text
+            size += len(text)
+        views = tuple(_part(part, texts.get(part[0], {})) for part in parts)
+        size += sum(len(part[3]) + len(part[10] or "") + len(part[11] or "") for part in parts)
+        view = MessageView(
+            key=key,
+            message_id=message_id,
+            role=role,
+            status=status,
+            finish_reason=finish_reason,
+            settled_by=settled_by,
+            metadata=json.loads(metadata),
+            parts=views,
+            created_at=created_at,
+            updated_at=updated_at,
+        )
+        return view, size
+
+    def open_tools(self, session_id: str, message_id: str) -> list[tuple[str, str, str]]:
+        """(part_id, call_id, name) of a message's tool calls that are not settled. Synchronous: one snapshot."""
+        with self._reader.snapshot():
+            rows: list[tuple[str, str, str]] = self._query(
+                "SELECT p.part_id, t.call_id, t.name FROM session s JOIN message m ON m.session_key = s.key "
+                "JOIN part p ON p.message_key = m.key JOIN tool t ON t.part_key = p.key WHERE s.workspace = ? "
+                "AND s.session_id = ? AND m.message_id = ? AND t.state IN ('pending', 'running') ORDER BY p.key",
+                (self._workspace, session_id, message_id),
+            ).fetchall()
+        return rows
+
+    # --- usage --------------------------------------------------------------------------------
+
+    async def usage(self, session_id: str | None = None, *, roll_up: bool = True) -> UsageReport:
+        """What a session used (None: the whole workspace), each step once, removed messages and lives included.
+
+        With `roll_up`, `children` sums the sessions below it. Raises `UnknownSessionError` when the id was never used.
+        """
+        return await self._run(lambda: self._usage(session_id, roll_up))
+
+    def _usage(self, session_id: str | None, roll_up: bool) -> UsageReport:
+        with self._reader.snapshot():
+            if session_id is None:
+                rows = self._query(
+                    f"SELECT 1, m.key IS NOT NULL, u.model, {_SUMS} FROM spender p "
+                    "JOIN usage u ON u.session_key = p.session_key LEFT JOIN message m "
+                    "ON m.session_key = u.session_key AND m.message_id = u.message_id WHERE p.workspace = ? "
+                    "GROUP BY 2, 3",
+                    (self._workspace,),
+                ).fetchall()
+                return _report(rows)
+            sql = "SELECT 1 FROM spender WHERE workspace = ? AND session_id = ?"
+            if self._query(sql, (self._workspace, session_id)).fetchone() is None:
+                raise UnknownSessionError(session_id)
+            below = "UNION SELECT c.session_id FROM tree JOIN spender c ON c.workspace = ?1 AND c.parent_id = tree.id"
+            rows = self._query(
+                f"WITH RECURSIVE tree(id) AS (SELECT ?2 {below if roll_up else ''}) "
+                f"SELECT p.session_id = ?2, m.key IS NOT NULL, u.model, {_SUMS} FROM tree "
+                "JOIN spender p ON p.workspace = ?1 AND p.session_id = tree.id "
+                "JOIN usage u ON u.session_key = p.session_key "
+                "LEFT JOIN message m ON m.session_key = u.session_key AND m.message_id = u.message_id GROUP BY 1, 2, 3",
+                (self._workspace, session_id),
+            ).fetchall()
+            return _report(rows)
+
+    # --- the log ------------------------------------------------------------------------------
+
+    async def log(self, *, after: After = START, session_id: str | None = None, limit: int = 100) -> Page[RecordedEvent]:
+        """One page of the log of a session or the workspace, after a place. Raises `CursorError`."""
+        return await self._run(
+            lambda: self._reader.page(workspace=self._workspace, after=after, session_id=session_id, limit=limit)
+        )
+
+    async def unknown_types(self) -> dict[str, int]:
+        """Stored event types that this process cannot read, with their counts. One pass over the whole log."""
+        return await self._run(self._reader.unknown_types)
+
+    def _keyset(
+        self, sql: str, values: tuple[Any, ...], before: int | None, after: int | None, limit: int
+    ) -> tuple[list[tuple[Any, ...]], bool]:
+        """Rows in ascending key order on one side of a key, and whether there are more on that side."""
+        self._reader.check_limit(limit)
+        if before is not None and after is not None:
+            raise InvalidArgumentError("before", "give either before or after")
+        if after is not None:
+            side, order, edge = "key > ?", "ASC", after
+        else:
+            side, order, edge = "key < ?", "DESC", 2**63 - 1 if before is None else before
+        rows = self._query(f"SELECT {sql} AND {side} ORDER BY key {order} LIMIT ?", (*values, edge, limit + 1)).fetchall()
+        found = rows[:limit]
+        return (found if order == "ASC" else found[::-1]), len(rows) > limit
+
+
+def _session(row: tuple[Any, ...]) -> SessionView:
+    key, session_id, incarnation, title, parent_id, metadata, created_at, updated_at = row
+    return SessionView(
+        key=key,
+        session_id=session_id,
+        incarnation=incarnation,
+        title=title,
+        parent_id=parent_id,
+        metadata=json.loads(metadata),
+        created_at=created_at,
+        updated_at=updated_at,
+    )
+
+
+def _part(row: tuple[Any, ...], texts: dict[str, str]) -> PartView:
+    key, part_id, kind, data, created_at, updated_at = row[:6]
+    tool = _tool(row[6:], texts) if row[6] is not None else None
+    return PartView(
+        key=key,
+        part_id=part_id,
+        kind=kind,
+        data={**json.loads(data), **texts},
+        tool=tool,
+        created_at=created_at,
+        updated_at=updated_at,
+    )
+
+
+def _tool(row: tuple[Any, ...], texts: dict[str, str]) -> ToolView:
+    call_id, name, state, settled_by, given, output, error, child_session_id, started_at, ended_at = row
+    return ToolView(
+        call_id=call_id,
+        name=name,
+        state=state,
+        settled_by=settled_by,
+        input=texts.get("input") if given is None else json.loads(given),
+        output=texts.get("output") if output is None else json.loads(output),
+        error=error,
+        child_session_id=child_session_id,
+        started_at=started_at,
+        ended_at=ended_at,
+    )
+
+
+def _report(rows: Iterable[tuple[Any, ...]]) -> UsageReport:
+    sums: dict[str, UsageTotals] = {"own": UsageTotals(), "unattributed": UsageTotals(), "children": UsageTotals()}
+    models: dict[str, UsageTotals] = {}
+    for own, attributed, model, *values in rows:
+        totals = UsageTotals(
+            steps=values[0],
+            cost_nanousd=values[1],
+            input_tokens=values[2],
+            output_tokens=values[3],
+            reasoning_tokens=values[4],
+            cache_read_tokens=values[5],
+            cache_write_tokens=values[6],
+        )
+        kind = "children" if not own else "own" if attributed else "unattributed"
+        sums[kind] += totals
+        name = model or "unknown"
+        models[name] = models.get(name, UsageTotals()) + totals
+    return UsageReport(**sums, by_model=models)

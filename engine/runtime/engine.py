@@ -1,0 +1,378 @@
+"""The composition root: `open_engine`, and what it hands out.
+
+Owns: which parts there are, how they are wired, the order of opening and closing. The only room that knows everybody.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from engine import maintenance
+from engine.commands import Append, Replace
+from engine.errors import ForkedError, InvalidArgumentError, StorageFullError, UnknownSessionError
+from engine.events import (
+    START,
+    After,
+    Cursor,
+    Envelope,
+    Receipt,
+    RecordedEvent,
+    SessionStarted,
+    prepare,
+)
+from engine.limits import ID_CHARS_MAX, Limits
+from engine.maintenance import SweepReport
+from engine.ports import Ports, Sync
+from engine.projections import Progress, Projection, ReadModel
+from engine.runtime.files import Durability, Files, open_files
+from engine.session import Registry, Session, SessionContext, SessionStatistics
+from engine.store import SqlError, checkpoint, translate
+from engine.subscriptions import Hub, HubStatistics, LogStream
+from engine.writer import Writer, WriterStatistics, Written
+
+log = logging.getLogger("engine")
+
+DEFAULT_WORKSPACE = "default"
+
+
+@attrs.frozen(kw_only=True)
+class EngineStatistics:
+    """What the engine is doing: its writer, its session actors, its followers, the file."""
+
+    writer: WriterStatistics
+    sessions: SessionStatistics
+    subscriptions: HubStatistics
+    head: int
+    """The last position published."""
+    unknown_events_read: int
+    """Stored events of types unknown to this process that were read so far."""
+    synced_by: str
+    """`commit` (COMMIT syncs), `helper` (a process beside syncs, because the disk is slow), or `nobody` (normal)."""
+
+
+class Workspace:
+    """Everything one workspace sees. `engine` itself is the workspace `default`."""
+
+    def __init__(self, core: _Core, name: str) -> None:
+        self._core = core
+        self._workspace = name
+        self.read = ReadModel(core.files.reader, core.ports, core.limits, name)
+        """The read model of this workspace."""
+
+    @property
+    def name(self) -> str:
+        """The workspace's name."""
+        return self._workspace
+
+    async def create_session(
+        self,
+        session_id: str | None = None,
+        *,
+        title: str | None = None,
+        parent_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        event_id: str | None = None,
+    ) -> Session:
+        """Open a session (a new id where none is given) and wait until that is durable.
+
+        Raises `SessionExistsError` when a live session has the id. With `event_id` the same call may be sent again.
+        Cancelled: the session exists or not; `session()` tells.
+        """
+        core = self._core
+        core.check_fork()
+        name = session_id if session_id is not None else core.ports.ids.new_id("ses")
+        check_id("session_id", name)
+        event = SessionStarted(title, parent_id, metadata or {})
+        receipt = await self._append(name, (Envelope(event, event_id) if event_id else event,), creates=True)
+        return Session(core.context, self._workspace, name, receipt.incarnation)
+
+    async def session(self, session_id: str) -> Session:
+        """A handle on a live session, or `UnknownSessionError`."""
+        core = self._core
+        core.check_fork()
+        await trio.lowlevel.checkpoint()
+        reader = core.files.reader
+        incarnation = await core.ports.step(lambda: reader.live_session(self._workspace, session_id))
+        if incarnation is None:
+            raise UnknownSessionError(session_id)
+        return Session(core.context, self._workspace, session_id, incarnation)
+
+    def log(
+        self, *, after: After = START, follow: bool = False, session_id: str | None = None, skipped: bool = True
+    ) -> LogStream:
+        """`async with engine.log(after=cursor, follow=True) as log: async for item in log: ...`.
+
+        `after`: `START`, `HEAD` or a `Cursor`. `session_id` narrows to one session. `skipped=False` leaves out events that
+        changed nothing. See `LogStream` for what it yields and raises.
+        """
+        core = self._core
+        core.check_fork()
+        return LogStream(
+            core.files.reader,
+            core.hub,
+            core.ports,
+            workspace=self._workspace,
+            after=after,
+            follow=follow,
+            session_id=session_id,
+            skipped=skipped,
+        )
+
+    # --- for importers ------------------------------------------------------------------------
+
+    async def import_events(self, session_id: str, envelopes: Sequence[Envelope], *, creates: bool = False) -> Receipt:
+        """Append events of a transcript: each is stored, also one that changes nothing. Durable on return."""
+        return await self._append(session_id, envelopes, creates=creates, imported=True)
+
+    async def replace_imported(self, session_id: str, envelopes: Sequence[Envelope]) -> Receipt:
+        """Replace what was imported into a session, in one transaction; its followers get a `Reset`."""
+        core = self._core
+        prepared = tuple(prepare(core.files.registry, envelope, core.limits) for envelope in envelopes)
+        command = Replace(workspace=self._workspace, session_id=session_id, events=prepared, reply=core.ports.reply())
+        await core.registry.actor(self._workspace, session_id).accept(command)
+        return await command.reply.wait()
+
+    async def _append(
+        self, session_id: str, events: Sequence[Any], *, creates: bool = False, imported: bool = False
+    ) -> Receipt:
+        core = self._core
+        prepared = tuple(prepare(core.files.registry, event, core.limits) for event in events)
+        command = Append(
+            workspace=self._workspace,
+            session_id=session_id,
+            events=prepared,
+            creates=creates,
+            imported=imported,
+            reply=core.ports.reply(),
+        )
+        await core.registry.actor(self._workspace, session_id).accept(command)
+        assert command.reply is not None
+        return await command.reply.wait()
+
+
+class Engine(Workspace):
+    """An open engine. Also the workspace `default`; `workspace(name)` gives the others."""
+
+    def __init__(self, core: _Core) -> None:
+        super().__init__(core, DEFAULT_WORKSPACE)
+
+    @property
+    def path(self) -> str:
+        """The database file."""
+        return self._core.files.path
+
+    @property
+    def epoch(self) -> str:
+        """The id of this writing open; empty while a full disk keeps it from beginning."""
+        return self._core.epoch
+
+    def workspace(self, name: str) -> Workspace:
+        """The same surface for another workspace. Workspaces never see each other."""
+        check_id("workspace", name)
+        return Workspace(self._core, name)
+
+    async def sweep(self) -> SweepReport:
+        """Settle what other process incarnations left streaming or running. Returns what it settled."""
+        self._core.check_fork()
+        return await self._core.sweep()
+
+    def statistics(self) -> EngineStatistics:
+        """What the engine is doing."""
+        core = self._core
+        return EngineStatistics(
+            writer=core.writer.statistics(),
+            sessions=core.registry.statistics(),
+            subscriptions=core.hub.statistics(),
+            head=core.hub.published,
+            unknown_events_read=core.files.reader.unknown_events,
+            synced_by="nobody" if core.files.durability == "normal" else "commit" if core.sync is None else "helper",
+        )
+
+
+class _Core:
+    """The wired parts of one engine."""
+
+    def __init__(self, files: Files, nursery: trio.Nursery, limits: Limits, ports: Ports, sync: Sync | None) -> None:
+        self.files = files
+        self.limits = limits
+        self.ports = ports
+        self.sync = sync
+        self._pid = os.getpid()
+        self.hub = Hub(self._record, limits)
+        self.writer = Writer(
+            files.transactor,
+            ports=ports,
+            limits=limits,
+            opening=files.begin,
+            checkpoint=lambda: checkpoint(files.log.connection),
+            publish=self.hub.publish,
+            sync=sync,
+        )
+        files.wal_bytes = self.writer.note_wal
+        self.registry = Registry(nursery, self.writer, ports, limits)
+        self.context = SessionContext(
+            registry=self.registry, events=files.registry, ports=ports, limits=limits, open_tools=self._open_tools
+        )
+
+    @property
+    def epoch(self) -> str:
+        epochs = self.files.log.epochs
+        return epochs[-1].id if epochs and self.writer.opened else ""
+
+    def check_fork(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError(self._pid)
+
+    def _open_tools(self, workspace: str, session_id: str, message_id: str) -> list[tuple[str, str, str]]:
+        return ReadModel(self.files.reader, self.ports, self.limits, workspace).open_tools(session_id, message_id)
+
+    def _record(self, item: Written) -> RecordedEvent:
+        place, prepared = item.recorded, item.prepared
+        cursor = Cursor(self.files.log.epoch_of(place.position), place.position)
+        return RecordedEvent(
+            position=place.position,
+            cursor=cursor,
+            workspace=place.workspace,
+            session_id=place.session_id,
+            incarnation=place.incarnation,
+            seq=place.seq,
+            type=prepared.definition.name,
+            version=prepared.definition.version,
+            event=prepared.event,
+            event_id=prepared.event_id or str(cursor),
+            occurred_at=place.occurred_at,
+            recorded_at=place.recorded_at,
+            causation_id=prepared.causation_id,
+            outcome=item.outcome,
+            size_bytes=len(prepared.data),
+        )
+
+    async def begin(self) -> None:
+        """Begin the epoch now where the disk lets us; on a full disk the first write that fits does it."""
+
+        def step() -> None:
+            try:
+                self.writer.ensure_opened()
+            except SqlError as problem:
+                raise translate(problem, f"open {self.files.path}") from None
+            finally:
+                self.hub.published = self.files.log.last_position()
+
+        try:
+            await self.ports.step(step)
+        except StorageFullError as problem:
+            log.warning("%s; reads work, the first write that fits catches up", problem.describe())
+
+    async def sweep(self) -> SweepReport:
+        first = next((e.first_position for e in reversed(self.files.log.epochs)), 0)
+        unfinished = await self.ports.step(lambda: maintenance.find_unfinished(self.files.reader, first))
+        for item in unfinished:
+            prepared = tuple(prepare(self.files.registry, event, self.limits) for event in item.events)
+            command = Append(
+                workspace=item.workspace,
+                session_id=item.session_id,
+                incarnation=item.incarnation,
+                events=prepared,
+                reply=self.ports.reply(),
+            )
+            await self.registry.actor(item.workspace, item.session_id).accept(command)
+            assert command.reply is not None
+            await command.reply.wait()
+        return maintenance.count(unfinished)
+
+    async def close(self) -> None:
+        """Commit or answer everything accepted, then let the followers end."""
+        with trio.move_on_after(self.limits.shutdown_s, shield=True):
+            await self.registry.close()
+            self.writer.close()
+            await self.writer.closed.wait()
+        self.hub.close()
+
+
+def check_id(argument: str, value: object) -> None:
+    """Refuse what cannot be an id: `InvalidArgumentError`."""
+    if not isinstance(value, str) or not 1 <= len(value) <= ID_CHARS_MAX:
+        raise InvalidArgumentError(argument, f"expected text of 1 to {ID_CHARS_MAX} characters, found {value!r:.60}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(argument, "a lone surrogate cannot be stored") from None
+
+
+@asynccontextmanager
+async def open_engine(
+    path: str | os.PathLike[str],
+    *,
+    durability: Durability = "full",
+    events: Sequence[type[Any]] = (),
+    projections: Sequence[type[Any] | Projection] = (),
+    sweep: bool = True,
+    limits: Limits | None = None,
+    ports: Ports | None = None,
+    on_progress: Progress | None = None,
+) -> AsyncIterator[Engine]:
+    """Open (or create) a log and run its actors until the block is left.
+
+    `durability="full"`: what a receipt acknowledged survives power loss; COMMIT syncs the WAL. `"normal"`: it survives a
+    crash or `kill -9` of the process, but a power loss or crash of the operating system may take back the latest commits,
+    newest first, never a part of one, and never the consistency of the file (synchronous=FULL and NORMAL in WAL mode:
+    https://sqlite.org/pragma.html#pragma_synchronous). Cursors notice such a loss: their epoch ended earlier.
+
+    `events` and `projections`: the user's own, beside the vocabulary. `sweep=False` leaves settling to `engine.sweep()`.
+    `on_progress(done, total)` hears of a rebuild that a changed projection version makes necessary.
+
+    Raises `OwnedError`, `NotADatabaseError`, `SchemaTooNewError`, `RegistrationError`, `InvalidArgumentError` or another
+    `StorageError`; nothing was changed then. On a full disk it opens for reading and catches up with the first write that
+    fits. The body's exceptions come out as they are. Leaving the block, also by cancellation, commits or answers everything
+    that was accepted, within `shutdown_s`.
+    """
+    limits = limits or Limits()
+    ports = ports or Ports()
+    chosen = ports
+    files = await ports.step(
+        lambda: open_files(
+            path,
+            durability=durability,
+            events=events,
+            projections=projections,
+            limits=limits,
+            ports=chosen,
+            on_progress=on_progress,
+        )
+    )
+    failure: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            core: _Core = await nursery.start(_host, files, limits, ports)
+            try:
+                await core.begin()
+                if sweep and core.writer.opened:
+                    await core.sweep()
+                yield Engine(core)
+            except BaseException as problem:
+                # Raised again below, outside of the nursery, so that it does not come out in a group.
+                failure = problem
+            await core.close()
+            nursery.cancel_scope.cancel()
+    finally:
+        files.close()
+    if failure is not None:
+        raise failure
+
+
+async def _host(files: Files, limits: Limits, ports: Ports, task_status: trio.TaskStatus[_Core]) -> None:
+    """Run the actors where cancellation of the engine's user does not reach them: they end when they are drained."""
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as nursery:
+            core = _Core(files, nursery, limits, ports, None)
+            ports.spawn(nursery, core.writer.run, name="writer")
+            task_status.started(core)
+            await core.writer.closed.wait()
+            nursery.cancel_scope.cancel()

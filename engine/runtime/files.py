@@ -1,0 +1,124 @@
+"""Opening and closing what one engine holds of a log: the ownership lock, the writing and the reading connection.
+
+Owns: the order in which these are opened and closed. Must not know: tasks.
+Invariants: whatever fails while opening, everything opened before is closed again, and the file is unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import attrs
+
+from engine.errors import InvalidArgumentError
+from engine.events import BUILT_IN, Registry
+from engine.limits import Limits
+from engine.ports import Ports
+from engine.projections import Progress, Projection, Projector, definition_for
+from engine.store import Log, LogReader, Ownership, SqlError, check_and_migrate, connect, set_synchronous, translate
+from engine.writer import Transactor
+
+Durability = Literal["full", "normal"]
+
+
+@attrs.define(eq=False, kw_only=True)
+class Files:
+    """An open log: what the actors work on."""
+
+    path: str
+    registry: Registry
+    log: Log
+    projector: Projector
+    transactor: Transactor
+    reader: LogReader
+    durability: Durability
+    ports: Ports
+    on_progress: Progress | None = None
+    wal_bytes: Callable[[int], None] = lambda _: None
+    _stack: ExitStack = attrs.field(factory=ExitStack)
+
+    def begin(self) -> None:
+        """What a writing open owes the file: projections brought up, a new epoch. Raises what the storage says."""
+        self.projector.bring_up(self.on_progress)
+        self.log.start_epoch(self.ports.ids.new_epoch(), self.ports.clock.now_ms())
+
+    def set_durability(self, *, sync_in_commit: bool) -> None:
+        """Whether COMMIT itself syncs the WAL."""
+        set_synchronous(self.log.connection, full=sync_in_commit)
+
+    def close(self) -> None:
+        """Close everything, the ownership last. Idempotent."""
+        self._stack.close()
+
+
+def registry_of(events: Iterable[type[Any]]) -> Registry:
+    """The vocabulary and the user's events."""
+    return Registry((*BUILT_IN, *events))
+
+
+def open_files(
+    path: str | os.PathLike[str],
+    *,
+    durability: Durability,
+    events: Sequence[type[Any]],
+    projections: Sequence[type[Any] | Projection],
+    limits: Limits,
+    ports: Ports,
+    on_progress: Progress | None = None,
+) -> Files:
+    """Own, open, check and migrate a log for writing.
+
+    Raises `OwnedError`, `NotADatabaseError`, `SchemaTooNewError`, `RegistrationError`, `InvalidArgumentError` or another
+    `StorageError`; the file is unchanged then.
+    """
+    if durability not in ("full", "normal"):
+        raise InvalidArgumentError("durability", f"expected 'full' or 'normal', found {durability!r}")
+    name = checked_path(path)
+    registry = registry_of(events)
+    chosen = [entry if isinstance(entry, Projection) else definition_for(entry) for entry in projections]
+    with ExitStack() as stack:
+        ownership = Ownership(name, vfs=ports.vfs)
+        stack.callback(ownership.close)
+        connection = connect(name, vfs=ports.vfs, write=True, full=durability == "full")
+        stack.callback(connection.close)
+        try:
+            check_and_migrate(connection, name, ports.clock.now_ms(), write=True)
+            log = Log(connection)
+            projector = Projector(log, registry, chosen)
+        except SqlError as problem:
+            raise translate(problem, f"open {name}") from None
+        reading = connect(name, vfs=ports.vfs, write=False)
+        stack.callback(reading.close)
+        files = Files(
+            path=name,
+            registry=registry,
+            log=log,
+            projector=projector,
+            transactor=Transactor(log, projector, registry, ports.clock.now_ms, limits),
+            reader=LogReader(reading, registry, limits),
+            durability=durability,
+            ports=ports,
+            on_progress=on_progress,
+        )
+        page_bytes = int(connection.pragma("page_size")) + 24
+
+        # Only remembers a number: a hook that raised would make a good COMMIT raise.
+        def note_wal(_connection: Any, _name: str, pages: int) -> int:
+            files.wal_bytes(32 + pages * page_bytes)
+            return 0
+
+        connection.set_wal_hook(note_wal)
+        files._stack = stack.pop_all()
+        return files
+    raise AssertionError("unreachable")
+
+
+def checked_path(path: str | os.PathLike[str]) -> str:
+    """The path as text, or `InvalidArgumentError` for one that names no file."""
+    name = os.fspath(path)
+    if not name or name == ":memory:" or name.startswith("file:") or "\0" in name:
+        raise InvalidArgumentError("path", f"expected the path of a file, found {name!r}")
+    return name

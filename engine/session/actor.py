@@ -1,0 +1,148 @@
+"""The session actor: one live session's order.
+
+Messages it accepts: the persist commands of its session. State: its mailbox, the last waiting delta, the live turn.
+Invariants: commands of one session reach the writer in the order in which they were accepted; text that continues the
+last waiting delta is joined to it; one turn holds the running slot; the actor awaits only its mailbox and the writer's
+inbox, so whoever needs a drain waits for it in its own task.
+
+A command is handed on at once, in its sender's step, when nothing waits before it; the mailbox is for the time when the
+writer's inbox is full. Either way the order is the order of acceptance.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from engine.commands import AnyCommand, Append, PostDelta
+from engine.errors import BrokenError, EngineError, TurnBusyError
+from engine.limits import Limits
+from engine.ports import Mailbox, Ports
+from engine.store import clean
+from engine.writer import Writer
+
+if TYPE_CHECKING:
+    from engine.session.turn import Turn
+
+
+class SessionActor:
+    """One live session."""
+
+    def __init__(self, workspace: str, session_id: str, *, writer: Writer, ports: Ports, limits: Limits) -> None:
+        self.workspace = workspace
+        self.session_id = session_id
+        self._writer = writer
+        self._limits = limits
+        self._mailbox: Mailbox[AnyCommand] = ports.mailbox(
+            f"session {workspace}/{session_id}",
+            items_max=limits.mailbox_commands_max,
+            bytes_max=limits.mailbox_bytes_max,
+        )
+        self._in_hand: AnyCommand | None = None
+        self._last_delta: PostDelta | None = None
+        self.turn: Turn | None = None
+        self._removals = 0
+        self.last_used = 0.0
+        self._retiring = False
+        self.retired = False
+
+    # --- handle -------------------------------------------------------------------------------
+
+    async def accept(self, command: AnyCommand) -> None:
+        """Take a command into the session's order; waits only for room. Cancelled while waiting: it was not accepted."""
+        if self._nothing_waits:
+            try:
+                self._writer.send_nowait(command)
+            except trio.WouldBlock:
+                pass
+            else:
+                self._last_delta = None
+                return
+        self._last_delta = None
+        await self._mailbox.put(command, command.size_bytes)
+
+    async def accept_delta(self, command: PostDelta) -> None:
+        """Take streamed text, joined to the delta before it where that still waits."""
+        last = self._last_delta
+        if last is not None and last.joins(command, self._limits.delta_chars_max):
+            last.join(command)
+            return
+        await self.accept(command)
+        self._last_delta = command
+
+    @property
+    def _nothing_waits(self) -> bool:
+        return not len(self._mailbox) and self._in_hand is None and not self._mailbox.senders_waiting
+
+    @property
+    def idle(self) -> bool:
+        """Whether it could be passivated now: nothing waits and no turn runs."""
+        return self._nothing_waits and self.turn is None and not self._removals
+
+    def begin_turn(self, turn: Turn) -> None:
+        """Take the running slot, or `TurnBusyError`."""
+        if self.turn is not None or self._removals:
+            raise TurnBusyError(self.session_id)
+        self.turn = turn
+
+    def end_turn(self, turn: Turn) -> None:
+        """Give the slot back."""
+        if self.turn is turn:
+            self.turn = None
+
+    def begin_removal(self) -> None:
+        """Let no turn start until `end_removal`: what a removal drains must not start again before it commits."""
+        self._removals += 1
+
+    def end_removal(self) -> None:
+        self._removals -= 1
+
+    def retire(self) -> None:
+        """End the loop once nothing waits."""
+        self._retiring = True
+        self._mailbox.poke()
+
+    # --- loop ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Hand commands on until retired or idle for `session_idle_s`."""
+        try:
+            while True:
+                await self._drain()
+                if self._retiring and self.idle:
+                    return
+                left = self.last_used + self._limits.session_idle_s - trio.current_time()
+                if left <= 0 and self.idle:
+                    return
+                with trio.move_on_after(max(left, 0.05)):
+                    await self._mailbox.wait()
+        finally:
+            self.retired = True
+            self._answer_the_rest()
+
+    async def _drain(self) -> None:
+        while (command := self._mailbox.take()) is not None:
+            self._in_hand = command
+            try:
+                await self._writer.send(command)
+            except EngineError as error:
+                self._refuse(command, error)
+            self._in_hand = None
+
+    def _answer_the_rest(self) -> None:
+        error = BrokenError(f"session {self.session_id!r}", "its actor ended before the command was handed on")
+        if self._in_hand is not None:
+            self._refuse(self._in_hand, error)
+            self._in_hand = None
+        while (command := self._mailbox.take()) is not None:
+            self._refuse(command, error)
+
+    @staticmethod
+    def _refuse(command: AnyCommand, error: EngineError) -> None:
+        own = clean(error.clone())
+        reply: Any = command.reply
+        if reply is not None:
+            reply.reject(own)
+        elif isinstance(command, Append | PostDelta) and command.sink is not None:
+            command.sink.failed(own)
