@@ -16,7 +16,7 @@ import trio
 
 from engine import maintenance
 from engine.commands import Append, Replace
-from engine.errors import ForkedError, InvalidArgumentError, StorageFullError, UnknownSessionError
+from engine.errors import InvalidArgumentError, StorageFullError, UnknownSessionError
 from engine.events import (
     START,
     After,
@@ -29,7 +29,7 @@ from engine.events import (
 )
 from engine.limits import ID_CHARS_MAX, Limits
 from engine.maintenance import SweepReport
-from engine.ports import Ports, Sync
+from engine.ports import ForkGuard, Ports, Sync
 from engine.projections import Progress, Projection, ReadModel
 from engine.runtime.files import Durability, Files, open_files
 from engine.session import Registry, Session, SessionContext, SessionStatistics
@@ -135,7 +135,13 @@ class Workspace:
         """Replace what was imported into a session, in one transaction; its followers get a `Reset`."""
         core = self._core
         prepared = tuple(prepare(core.files.registry, envelope, core.limits) for envelope in envelopes)
-        command = Replace(workspace=self._workspace, session_id=session_id, events=prepared, reply=core.ports.reply())
+        command = Replace(
+            workspace=self._workspace,
+            session_id=session_id,
+            events=prepared,
+            size_bytes=sum(len(p.data) for p in prepared),
+            reply=core.ports.reply(),
+        )
         await core.registry.actor(self._workspace, session_id).accept(command)
         return await command.reply.wait()
 
@@ -150,6 +156,7 @@ class Workspace:
             events=prepared,
             creates=creates,
             imported=imported,
+            size_bytes=sum(len(p.data) for p in prepared),
             reply=core.ports.reply(),
         )
         await core.registry.actor(self._workspace, session_id).accept(command)
@@ -204,7 +211,7 @@ class _Core:
         self.limits = limits
         self.ports = ports
         self.sync = sync
-        self._pid = os.getpid()
+        self._fork = ForkGuard()
         self.hub = Hub(self._record, limits)
         self.writer = Writer(
             files.transactor,
@@ -227,8 +234,7 @@ class _Core:
         return epochs[-1].id if epochs and self.writer.opened else ""
 
     def check_fork(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedError(self._pid)
+        self._fork.check()
 
     def _open_tools(self, workspace: str, session_id: str, message_id: str) -> list[tuple[str, str, str]]:
         return ReadModel(self.files.reader, self.ports, self.limits, workspace).open_tools(session_id, message_id)

@@ -69,7 +69,7 @@ def _mend_indexes(store: Log, state: StreamState) -> None:
         "SELECT (SELECT count(*) FROM event INDEXED BY event_by_id WHERE stream_key = ?1 AND incarnation = ?2 "
         "AND event_id IS NOT NULL) + (SELECT count(*) FROM event INDEXED BY event_by_seq WHERE stream_key = ?1 "
         "AND seq > ?3)",
-        (state.key, state.incarnation, state.head),
+        (state.key, state.incarnation, store.head(state)),
     ).get
     if not left:
         return
@@ -80,15 +80,6 @@ def _mend_indexes(store: Log, state: StreamState) -> None:
         raise StorageCorruptError(
             "replace imported events", f"the log's indexes drifted and cannot be rebuilt ({problem})"
         ) from None
-
-
-def reopen(store: Log, stream_key: int, number: int, position: int) -> None:
-    """Give the incarnation its new first position."""
-    connection = store.connection
-    connection.execute("UPDATE stream SET session_key = ? WHERE key = ?", (position, stream_key))
-    connection.execute(
-        "UPDATE incarnation SET session_key = ? WHERE stream_key = ? AND number = ?", (position, stream_key, number)
-    )
 
 
 def mark(store: Log, stream_key: int, position: int) -> None:

@@ -58,7 +58,7 @@ OUTLIVES_SESSION = (UsageRecorded,)
 """Events that count also after their session was removed: usage is never lost."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Written:
     """One event as this transaction stored it, for whoever follows the log."""
 
@@ -231,13 +231,11 @@ class Transactor:
 
     def _append(self, command: Append, now: int, result: BatchResult) -> Receipt:
         state = self._log.stream(command.workspace, command.session_id)
-        first = type(command.events[0].event) if command.events else None
-        if state is None and first is not SessionStarted:
-            raise UnknownSessionError(command.session_id)
         if state is None:
+            if type(command.events[0].event) is not SessionStarted:
+                raise UnknownSessionError(command.session_id)
             state = self._log.create_stream(command.workspace, command.session_id)
-        append = _OneAppend(self, command, state, now, result)
-        return append.run()
+        return _OneAppend(self, command, state, now, result).run()
 
     def duplicate_of(
         self, stream_key: int, incarnation: int, session_id: str, prepared: PreparedEvent
@@ -289,13 +287,11 @@ class Transactor:
         )
         start = len(result.written)
         with self._projector.replacing(state.session_key):
-            reopened = attrs.evolve(state, session_key=None)
-            receipt = _OneAppend(self, imported, reopened, now, result, reopening=True).run()
+            state.session_key = None
+            receipt = _OneAppend(self, imported, state, now, result, reopening=True).run()
             for prepared, outcome in kept:
-                current = self._log.stream(command.workspace, command.session_id)
-                assert current is not None
                 again = Append(workspace=command.workspace, session_id=command.session_id, events=(prepared,))
-                _OneAppend(self, again, current, now, result, keep=outcome).run()
+                _OneAppend(self, again, state, now, result, keep=outcome).run()
         first = result.written[start].recorded.position
         replacing.mark(self._log, state.key, first)
         result.replaced.append((command.workspace, command.session_id))
@@ -329,28 +325,25 @@ class _OneAppend:
         self._command = command
         self._now = now
         self._result = result
-        self._stream_key = state.key
-        self._head = state.head
-        self._live_number = state.incarnation
-        self._session_key = state.session_key
+        self._stream = state
         self._number = state.incarnation if command.incarnation is None else command.incarnation
         self._checked = command.expected_seq is None
         self._reopening = reopening
         self._keep = keep
 
     def run(self) -> Receipt:
-        if self._number > self._live_number:
+        if self._number > self._stream.incarnation:
             raise UnknownSessionError(self._command.session_id)
         entries = tuple(self._one(prepared) for prepared in self._command.events)
         return Receipt(self._command.session_id, self._number, entries)
 
     @property
     def _alive(self) -> bool:
-        return self._session_key is not None and self._number == self._live_number
+        return self._stream.session_key is not None and self._number == self._stream.incarnation
 
     def _one(self, prepared: PreparedEvent) -> ReceiptEvent:
         if prepared.event_id is not None:
-            original = self._transactor.duplicate_of(self._stream_key, self._number, self._command.session_id, prepared)
+            original = self._transactor.duplicate_of(self._stream.key, self._number, self._command.session_id, prepared)
             if original is not None:
                 self._result.duplicates += 1
                 return ReceiptEvent(original.event_id, original.seq, original.position, Duplicate(original))
@@ -365,17 +358,15 @@ class _OneAppend:
     def _check_expected(self) -> None:
         expected = self._command.expected_seq
         assert expected is not None
-        if expected != self._head:
-            raise WrongExpectedSeqError(self._command.session_id, expected, self._head)
+        head = self._log.head(self._stream)
+        if expected != head:
+            raise WrongExpectedSeqError(self._command.session_id, expected, head)
         self._checked = True
 
     def _start(self, prepared: PreparedEvent) -> ReceiptEvent:
-        if self._session_key is not None:
+        if self._stream.session_key is not None:
             raise SessionExistsError(self._command.session_id)
-        if self._reopening:
-            self._number = self._live_number
-            return self._apply(prepared)
-        self._number = self._live_number = self._live_number + 1
+        self._number = self._stream.incarnation + (0 if self._reopening else 1)
         return self._apply(prepared)
 
     def _insert(self, prepared: PreparedEvent, outcome: str) -> tuple[int, int]:
@@ -383,8 +374,8 @@ class _OneAppend:
         content = None
         if prepared.event_id is not None:
             content = digest(definition.name, definition.version, prepared.data)
-        seq, position = self._log.insert(
-            self._stream_key,
+        return self._log.insert(
+            self._stream.key,
             self._number,
             prepared,
             recorded_at=self._now,
@@ -392,8 +383,6 @@ class _OneAppend:
             outcome=outcome,
             origin=1 if self._command.imported else 0,
         )
-        self._head = seq
-        return seq, position
 
     def _recording(self, prepared: PreparedEvent, seq: int, position: int, session_key: int) -> Recording:
         moment = self._now if prepared.occurred_at is None else prepared.occurred_at
@@ -404,16 +393,17 @@ class _OneAppend:
         """Keep an event that is known to change nothing."""
         self._refuse_if_strict(prepared.definition, skip)
         seq, position = self._insert(prepared, skip.reason)
-        key = self._log.session_key_of(self._stream_key, self._number)
+        key = self._log.session_key_of(self._stream.key, self._number)
         return self._done(prepared, self._recording(prepared, seq, position, key or 0), skip)
 
     def _apply(self, prepared: PreparedEvent) -> ReceiptEvent:
         seq, position = self._insert(prepared, "applied")
         event = prepared.event
-        starting = type(event) is SessionStarted
-        if starting:
-            self._open(position)
-        key = self._session_key if self._alive else self._log.session_key_of(self._stream_key, self._number)
+        if type(event) is SessionStarted and self._command.incarnation is None:
+            self._log.open_incarnation(self._stream, self._number, position)
+        key = self._stream.session_key
+        if key is None or self._number != self._stream.incarnation:
+            key = self._log.session_key_of(self._stream.key, self._number)
         if key is None:
             raise UnknownSessionError(self._command.session_id)
         recorded = self._recording(prepared, seq, position, key)
@@ -421,10 +411,9 @@ class _OneAppend:
             outcome: Applied | Skipped = Skipped(self._keep)  # type: ignore[arg-type]
         else:
             outcome = self._shown(event, recorded)
-        if isinstance(outcome, Skipped):
+        if outcome is not APPLIED and isinstance(outcome, Skipped):
             if outcome.reason in RECEIPT_SKIPS and not self._command.imported and self._keep is None:
-                self._log.forget(self._stream_key, position)
-                self._head = seq - 1
+                self._log.forget(self._stream.key, position)
                 return ReceiptEvent(prepared.event_id, None, None, outcome)
             if outcome.reason in STORED_SKIPS:
                 self._refuse_if_strict(prepared.definition, outcome)
@@ -433,8 +422,7 @@ class _OneAppend:
                 # An import stores also what changes nothing, so that the next import finds every record again.
                 outcome = APPLIED
         elif type(event) is SessionRemoved:
-            self._log.close_incarnation(self._stream_key)
-            self._session_key = None
+            self._log.close_incarnation(self._stream)
         return self._done(prepared, recorded, outcome)
 
     def _shown(self, event: Any, recorded: Recording) -> Applied | Skipped:
@@ -446,20 +434,14 @@ class _OneAppend:
             # A live event that no longer finds what the replaced import had: kept, and skipped.
             return Skipped("removed")
 
-    def _open(self, position: int) -> None:
-        if self._reopening:
-            replacing.reopen(self._log, self._stream_key, self._number, position)
-        else:
-            self._log.open_incarnation(self._stream_key, self._number, position)
-        self._session_key = position
-
     def _refuse_if_strict(self, definition: EventType, skip: Skipped) -> None:
         if self._command.strict:
             raise SkippedError(self._command.session_id, definition.name, skip.reason)
 
     def _done(self, prepared: PreparedEvent, recorded: Recording, outcome: Applied | Skipped) -> ReceiptEvent:
-        event_id = prepared.event_id or str(Cursor(self._log.epoch_of(recorded.position), recorded.position))
-        if isinstance(outcome, Skipped):
+        # What this process writes belongs to its own epoch, the last one.
+        event_id = prepared.event_id or f"{self._log.epochs[-1].id}-{recorded.position}"
+        if outcome is not APPLIED and isinstance(outcome, Skipped):
             log.warning(
                 "skipped (%s): event %s type %s session %s seq %d",
                 outcome.reason,
