@@ -231,11 +231,21 @@ class Ids(Protocol):
         """A new random epoch id: 12 hexadecimal digits."""
 
 
+class SyncUnavailableError(Exception):
+    """Whoever syncs is gone; nothing is known of the device."""
+
+
 class Sync(Protocol):
     """Makes committed bytes durable outside the SQL step, so that a slow disk does not stop the loop."""
 
     async def sync(self) -> None:
-        """Return once everything committed before the call is on the device; raise `OSError` when that failed."""
+        """Return once everything committed before the call is on the device.
+
+        Raises `OSError` when the device failed, and `SyncUnavailableError` when it cannot be asked any more.
+        """
+
+    async def checkpoint(self) -> None:
+        """Copy the WAL into the file and begin it anew. Raises as `sync` does."""
 
     async def aclose(self) -> None:
         """Release what it holds. Idempotent."""
@@ -290,5 +300,7 @@ class Ports:
     reply: Callable[[], Reply[Any]] = Reply
     step: SqlStep = run_inline
     spawn: Spawn = spawn_in_nursery
+    start_sync: Callable[[str], Awaitable[Sync]] | None = None
+    """Starts what syncs the log at a path where COMMIT shall not; None is the engine's helper process."""
     vfs: str | None = None
     """Name of the SQLite VFS for every connection; None is the platform's own."""

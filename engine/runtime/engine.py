@@ -16,7 +16,7 @@ import trio
 
 from engine import maintenance
 from engine.commands import Append, Replace
-from engine.errors import InvalidArgumentError, StorageFullError, UnknownSessionError
+from engine.errors import InvalidArgumentError, StorageBusyError, StorageFullError, UnknownSessionError
 from engine.events import (
     START,
     After,
@@ -29,13 +29,13 @@ from engine.events import (
 )
 from engine.limits import ID_CHARS_MAX, Limits
 from engine.maintenance import SweepReport
-from engine.ports import ForkGuard, Ports, Sync
+from engine.ports import ForkGuard, Ports, SyncUnavailableError
 from engine.projections import Progress, Projection, ReadModel
-from engine.runtime.files import Durability, Files, open_files
+from engine.runtime.files import Durability, Files, SyncBy, open_files
 from engine.session import Registry, Session, SessionContext, SessionStatistics
 from engine.store import SqlError, checkpoint, translate
 from engine.subscriptions import Hub, HubStatistics, LogStream
-from engine.writer import Writer, WriterStatistics, Written
+from engine.writer import SyncHelper, Writer, WriterStatistics, Written
 
 log = logging.getLogger("engine")
 
@@ -199,18 +199,17 @@ class Engine(Workspace):
             subscriptions=core.hub.statistics(),
             head=core.hub.published,
             unknown_events_read=core.files.reader.unknown_events,
-            synced_by="nobody" if core.files.durability == "normal" else "commit" if core.sync is None else "helper",
+            synced_by="nobody" if core.files.durability == "normal" else "commit" if core.writer.sync is None else "helper",
         )
 
 
 class _Core:
     """The wired parts of one engine."""
 
-    def __init__(self, files: Files, nursery: trio.Nursery, limits: Limits, ports: Ports, sync: Sync | None) -> None:
+    def __init__(self, files: Files, nursery: trio.Nursery, limits: Limits, ports: Ports) -> None:
         self.files = files
         self.limits = limits
         self.ports = ports
-        self.sync = sync
         self._fork = ForkGuard()
         self.hub = Hub(self._record, limits)
         self.writer = Writer(
@@ -220,7 +219,7 @@ class _Core:
             opening=files.begin,
             checkpoint=lambda: checkpoint(files.log.connection),
             publish=self.hub.publish,
-            sync=sync,
+            fence=files.sync_now,
         )
         files.wal_bytes = self.writer.note_wal
         self.registry = Registry(nursery, self.writer, ports, limits)
@@ -271,10 +270,37 @@ class _Core:
             finally:
                 self.hub.published = self.files.log.last_position()
 
-        try:
-            await self.ports.step(step)
-        except StorageFullError as problem:
-            log.warning("%s; reads work, the first write that fits catches up", problem.describe())
+        give_up = trio.current_time() + self.limits.busy_retry_s
+        while True:
+            try:
+                await self.ports.step(step)
+            except StorageFullError as problem:
+                log.warning("%s; reads work, the first write that fits catches up", problem.describe())
+            except StorageBusyError:
+                if trio.current_time() < give_up:
+                    await trio.sleep(self.limits.busy_pause_s)
+                    continue
+                raise
+            return
+
+    async def choose_sync(self, sync: SyncBy) -> None:
+        """Decide who syncs, and start the helper where it is the one."""
+        files = self.files
+        if files.durability != "full" or not self.writer.opened:
+            return
+        if sync == "auto":
+            if os.name != "posix" or self.ports.vfs is not None:
+                return
+            if await self.ports.step(files.sync_seconds) <= self.limits.slow_sync_s:
+                return
+        if sync != "commit":
+            start = self.ports.start_sync or SyncHelper.start
+            try:
+                self.writer.sync = await start(files.path)
+            except SyncUnavailableError as problem:
+                log.warning("%s; COMMIT syncs", problem)
+                return
+            await self.ports.step(lambda: files.sync_in_commit(False))
 
     async def sweep(self) -> SweepReport:
         first = next((e.first_position for e in reversed(self.files.log.epochs)), 0)
@@ -300,6 +326,9 @@ class _Core:
             self.writer.close()
             await self.writer.closed.wait()
         self.hub.close()
+        if self.writer.sync is not None:
+            with trio.CancelScope(shield=True):
+                await self.writer.sync.aclose()
 
 
 def check_id(argument: str, value: object) -> None:
@@ -320,6 +349,7 @@ async def open_engine(
     events: Sequence[type[Any]] = (),
     projections: Sequence[type[Any] | Projection] = (),
     sweep: bool = True,
+    sync: SyncBy = "auto",
     limits: Limits | None = None,
     ports: Ports | None = None,
     on_progress: Progress | None = None,
@@ -331,6 +361,10 @@ async def open_engine(
     newest first, never a part of one, and never the consistency of the file (synchronous=FULL and NORMAL in WAL mode:
     https://sqlite.org/pragma.html#pragma_synchronous). Cursors notice such a loss: their epoch ended earlier.
 
+    `sync` says who syncs with `"full"`: `"commit"` is COMMIT itself, inside the loop; `"helper"` a small process beside it,
+    so that a slow disk never stops the loop; `"auto"` tries the disk and takes the helper where a sync takes longer than
+    `Limits.slow_sync_s`.
+
     `events` and `projections`: the user's own, beside the vocabulary. `sweep=False` leaves settling to `engine.sweep()`.
     `on_progress(done, total)` hears of a rebuild that a changed projection version makes necessary.
 
@@ -339,6 +373,8 @@ async def open_engine(
     fits. The body's exceptions come out as they are. Leaving the block, also by cancellation, commits or answers everything
     that was accepted, within `shutdown_s`.
     """
+    if sync not in ("auto", "commit", "helper"):
+        raise InvalidArgumentError("sync", f"expected 'auto', 'commit' or 'helper', found {sync!r}")
     limits = limits or Limits()
     ports = ports or Ports()
     chosen = ports
@@ -359,6 +395,7 @@ async def open_engine(
             core: _Core = await nursery.start(_host, files, limits, ports)
             try:
                 await core.begin()
+                await core.choose_sync(sync)
                 if sweep and core.writer.opened:
                     await core.sweep()
                 yield Engine(core)
@@ -377,7 +414,7 @@ async def _host(files: Files, limits: Limits, ports: Ports, task_status: trio.Ta
     """Run the actors where cancellation of the engine's user does not reach them: they end when they are drained."""
     with trio.CancelScope(shield=True):
         async with trio.open_nursery() as nursery:
-            core = _Core(files, nursery, limits, ports, None)
+            core = _Core(files, nursery, limits, ports)
             ports.spawn(nursery, core.writer.run, name="writer")
             task_status.started(core)
             await core.writer.closed.wait()

@@ -7,9 +7,10 @@ Invariants: whatever fails while opening, everything opened before is closed aga
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -22,6 +23,10 @@ from engine.store import Log, LogReader, Ownership, SqlError, check_and_migrate,
 from engine.writer import Transactor
 
 Durability = Literal["full", "normal"]
+SyncBy = Literal["auto", "commit", "helper"]
+
+SYNC_PROBES: Final = 3
+"""Commits made at open to learn how fast the disk syncs; the fastest counts, as others may be using the disk."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -45,9 +50,23 @@ class Files:
         self.projector.bring_up(self.on_progress)
         self.log.start_epoch(self.ports.ids.new_epoch(), self.ports.clock.now_ms())
 
-    def set_durability(self, *, sync_in_commit: bool) -> None:
+    def sync_in_commit(self, yes: bool) -> None:
         """Whether COMMIT itself syncs the WAL."""
-        set_synchronous(self.log.connection, full=sync_in_commit)
+        set_synchronous(self.log.connection, full=yes)
+
+    def sync_now(self) -> None:
+        """Have COMMIT sync from now on, and sync what was committed without."""
+        self.sync_in_commit(True)
+        self.log.fence()
+
+    def sync_seconds(self) -> float:
+        """How long a commit with its sync takes here: the fastest of a few."""
+        best = float("inf")
+        for _ in range(SYNC_PROBES):
+            begun = time.perf_counter()
+            self.log.fence()
+            best = min(best, time.perf_counter() - begun)
+        return best
 
     def close(self) -> None:
         """Close everything, the ownership last. Idempotent."""

@@ -15,9 +15,11 @@ from engine.store.log import Epoch, Log, StoredEvent, StreamState
 from engine.store.owner import Ownership
 from engine.store.reading import LogReader, Page, Snapshot
 from engine.store.schema import OUTCOMES, RESERVED_TABLES, check_and_migrate
+from engine.store.sync_helper import ANSWER
 from engine.store.tx import Row, Tx, check_definition, create_tables
 
 __all__ = [
+    "ANSWER",
     "OUTCOMES",
     "RESERVED_TABLES",
     "Epoch",

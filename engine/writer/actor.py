@@ -22,7 +22,7 @@ from engine.commands import AnyCommand, Append, PostDelta, Replace
 from engine.errors import BrokenError, ClosedError, EngineError, OutcomeUnknownError, StorageError
 from engine.events import Receipt, Skipped
 from engine.limits import Limits
-from engine.ports import Mailbox, Ports, Sync
+from engine.ports import Mailbox, Ports, Sync, SyncUnavailableError
 from engine.store import SqlError, clean, translate
 from engine.writer.transaction import BatchResult, Transactor, Written
 
@@ -80,16 +80,18 @@ class Writer:
         opening: Callable[[], None],
         checkpoint: Callable[[], tuple[int, int]],
         publish: Publish,
-        sync: Sync | None,
+        fence: Callable[[], None],
     ) -> None:
         self._transactor = transactor
         self._ports = ports
         self._limits = limits
         self._opening = opening
         self._opened = False
+        self._fence = fence
         self._checkpoint = checkpoint
         self._publish = publish
-        self._sync = sync
+        self.sync: Sync | None = None
+        """What makes commits durable, where COMMIT itself does not."""
         self._inbox: Mailbox[AnyCommand] = ports.mailbox(
             "writer", items_max=limits.inbox_commands_max, bytes_max=limits.inbox_bytes_max
         )
@@ -228,12 +230,12 @@ class Writer:
                 return
             started = trio.current_time()
             result = await self._attempt(batch)
-            if result.state == "committed" and result.written and self._sync is not None:
-                result = await self._sync_result(result, self._sync)
+            if result.state == "committed" and result.written and self.sync is not None:
+                result = await self._sync_result(result, self.sync)
             self._count(result, trio.current_time() - started)
             self._finish(result)
             if self._wal_bytes >= self._wal_next:
-                await self._ports.step(self._run_checkpoint)
+                await self._make_room_in_wal()
             # Let the others run before the next batch, also when the inbox is never empty.
             await trio.lowlevel.checkpoint()
         self.idle = True
@@ -275,20 +277,50 @@ class Writer:
         except OSError as problem:
             # The COMMIT is visible already and the kernel may report the error only once: nothing can undo or prove it.
             error = OutcomeUnknownError("sync the log", str(problem))
-            return BatchResult("unknown", [(command, error.clone()) for command, _ in result.answers])
-        return result
+        except SyncUnavailableError as problem:
+            log.warning("%s; COMMIT syncs from now on", problem)
+            try:
+                await self._ports.step(self._sync_inline)
+            except SqlError as failure:
+                error = OutcomeUnknownError("sync the log", f"{problem}, and then {failure}")
+            else:
+                return result
+        else:
+            return result
+        return BatchResult("unknown", [(command, error.clone()) for command, _ in result.answers])
+
+    def _sync_inline(self) -> None:
+        """Go on without the helper: a commit that syncs makes everything before it durable too."""
+        self._fence()
+        self.sync = None
+
+    async def _make_room_in_wal(self) -> None:
+        if self.sync is not None:
+            try:
+                await self.sync.checkpoint()
+            except (OSError, SyncUnavailableError) as problem:
+                self._checkpoint_failed(problem)
+            else:
+                # What is left of the WAL is known after the next commit.
+                self._wal_next = self._limits.wal_checkpoint_bytes
+                self._wal_bytes = 0
+        else:
+            await self._ports.step(self._run_checkpoint)
 
     def _run_checkpoint(self) -> None:
         try:
             frames, copied = self._checkpoint()
         except SqlError as problem:
-            self._checkpoints_failed += 1
-            self._wal_next = self._wal_bytes + self._limits.wal_checkpoint_bytes
-            log.warning("checkpoint failed: %s", problem)
+            self._checkpoint_failed(problem)
             return
         self._wal_pinned = copied < frames
         step = self._limits.wal_checkpoint_bytes
         self._wal_next = self._wal_bytes + step if self._wal_pinned else step
+
+    def _checkpoint_failed(self, problem: Exception) -> None:
+        self._checkpoints_failed += 1
+        self._wal_next = self._wal_bytes + self._limits.wal_checkpoint_bytes
+        log.warning("checkpoint failed, the log is safe in its WAL: %s", problem)
 
     # --- answers ------------------------------------------------------------------------------
 
