@@ -279,6 +279,7 @@ class Writer:
             error = OutcomeUnknownError("sync the log", str(problem))
         except SyncUnavailableError as problem:
             log.warning("%s; COMMIT syncs from now on", problem)
+            await sync.aclose()
             try:
                 await self._ports.step(self._sync_inline)
             except SqlError as failure:
