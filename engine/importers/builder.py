@@ -12,7 +12,6 @@ that this record gave to this session.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Final
 
 import attrs
@@ -32,11 +31,10 @@ from engine.events import (
     ToolUpdated,
     UsageRecorded,
 )
+from engine.importers.ids import Ids, clean_id
 from engine.importers.lines import Record, Report
-from engine.limits import ID_CHARS_MAX, Limits
+from engine.limits import Limits
 
-ID_CHARS_PLAIN: Final = 300
-"""Longest source id that is used as it is: a suffix must still fit; a longer one is replaced by its digest."""
 TITLE_CHARS_MAX: Final = 80
 ERROR_CHARS_MAX: Final = 200
 """Of a failed tool's output, this much of its first line is its `error`; the whole is its `output`."""
@@ -57,41 +55,6 @@ class Call:
     state: ToolState
     answered: bool = False
     child: str | None = None
-
-
-class Ids:
-    """Gives every id once."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-
-    def fresh(self, wanted: str) -> str:
-        """The wanted id, or with a suffix where it was given before."""
-        base = clean_id(wanted)
-        found = base
-        while found in self._counts:
-            self._counts[base] += 1
-            found = f"{base}~{self._counts[base]}"
-        self._counts[found] = 1
-        return found
-
-
-def clean_id(wanted: str) -> str:
-    """An id that can be stored: the wanted one, or a digest of one that is empty, very long or holds a NUL."""
-    if 0 < len(wanted) <= ID_CHARS_PLAIN and "\0" not in wanted:
-        return wanted
-    return "id-" + hashlib.blake2b(wanted.encode(), digest_size=16).hexdigest()
-
-
-def text_of(value: Any) -> str | None:
-    """The value when it is text that is not empty, else None."""
-    return value if isinstance(value, str) and value else None
-
-
-def small(**values: Any) -> dict[str, Any]:
-    """Metadata: the given scalars that are there, long text cut."""
-    kept = {name: value[:1000] if isinstance(value, str) else value for name, value in values.items()}
-    return {name: value for name, value in kept.items() if isinstance(value, str | int | float) and value != ""}
 
 
 class SessionBuilder:
@@ -316,9 +279,3 @@ def _first_line(output: Any) -> str | None:
     if not isinstance(output, str):
         return None
     return output[: 4 * ERROR_CHARS_MAX].strip().partition("\n")[0][:ERROR_CHARS_MAX] or None
-
-
-def imported_child(parent: str, name: str) -> str:
-    """The id of a sub-agent's session, short enough to be an id."""
-    wanted = f"{parent}/{name}"
-    return wanted if len(wanted) <= ID_CHARS_MAX and "\0" not in wanted else clean_id(wanted)

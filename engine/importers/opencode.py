@@ -25,7 +25,8 @@ from typing import Any, Final
 import msgspec
 
 from engine.events import ContextCompacted, FinalStatus, ToolState, UsageRecorded
-from engine.importers.builder import SessionBuilder, clean_id, small, text_of
+from engine.importers.builder import SessionBuilder
+from engine.importers.ids import clean_id, small, text_of
 from engine.importers.lines import Record, Report, content_digest
 from engine.importers.values import count, moment, nanousd
 
