@@ -31,8 +31,8 @@ from engine.events import (
     ToolUpdated,
     UsageRecorded,
 )
-from engine.importers.ids import Ids, clean_id
 from engine.importers.lines import Record, Report
+from engine.importers.values import Ids, clean_id
 from engine.limits import Limits
 
 TITLE_CHARS_MAX: Final = 80

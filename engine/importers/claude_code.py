@@ -25,9 +25,8 @@ import msgspec
 
 from engine.importers.builder import SessionBuilder
 from engine.importers.claude_messages import Conversation, Json, Prompts, texts_of
-from engine.importers.ids import child_session_id, clean_id, small, text_of
 from engine.importers.lines import Record, Report, content_digest
-from engine.importers.values import moment
+from engine.importers.values import child_session_id, clean_id, moment, small, text_of
 
 FORMAT: Final = "claude_code"
 _TYPES: Final = frozenset({"user", "assistant", "system", "progress", "summary", "file-history-snapshot"})

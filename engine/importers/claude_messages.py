@@ -10,13 +10,13 @@ stop_reason alone proves nothing: records of the same message follow one that ha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from engine.events import ContextCompacted, ToolState, UsageRecorded
 from engine.importers.builder import Call, SessionBuilder
-from engine.importers.ids import child_session_id, clean_id, small, text_of
-from engine.importers.values import count, nanousd
+from engine.importers.values import child_session_id, clean_id, count, nanousd, small, text_of
 
 INTERRUPT: Final = "[Request interrupted by user"
 TURN_ENDS: Final = frozenset({"end_turn", "stop_sequence", "max_tokens", "refusal"})
@@ -25,6 +25,7 @@ END_SUBTYPES: Final = frozenset({"turn_duration", "stop_hook_summary", "compact_
 TASK_TOOLS: Final = frozenset({"Task", "Agent"})
 TITLES: Final = {"custom-title": "customTitle", "ai-title": "aiTitle"}
 _RESULT_KEYS: Final = frozenset({"stdout", "stderr", "interrupted", "isImage", "noOutputExpected"})
+_COMMAND: Final = {name: re.compile(rf"<command-{name}>([^<]*)</command-{name}>") for name in ("name", "args")}
 
 Json = dict[str, Any]
 Prompts = dict[str, list[tuple[SessionBuilder, str]]]
@@ -94,8 +95,8 @@ class Conversation:
             builder.close("aborted", "interrupted")
         elif not meta and not results:
             builder.close()
-            if texts and not summary and not texts[0].startswith("<local-command"):
-                builder.title(texts[0])
+            if texts and not summary:
+                builder.title(_title(texts[0]))
         metadata = small(
             parent_uuid=value.get("parentUuid"),
             is_meta=meta or None,
@@ -200,6 +201,14 @@ class Conversation:
         if child is not None and child is not self.builder and child.open_id is not None:
             child.at_same(self.builder)
             child.close()
+
+
+def _title(text: str) -> str:
+    """A prompt as a title: of a slash command its name and arguments; nothing of what the program itself wrote."""
+    if not text.startswith("<"):
+        return text
+    found = [_COMMAND[name].search(text) for name in ("name", "args")]
+    return " ".join(match[1].strip() for match in found if match is not None)
 
 
 def _subtype(value: Json) -> str | None:

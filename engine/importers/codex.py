@@ -29,9 +29,8 @@ import msgspec
 
 from engine.events import ContextCompacted, ToolState, UsageRecorded
 from engine.importers.builder import SessionBuilder
-from engine.importers.ids import clean_id, small, text_of
 from engine.importers.lines import Record, Report
-from engine.importers.values import count, moment
+from engine.importers.values import clean_id, count, moment, small, text_of
 
 FORMAT: Final = "codex"
 TOTALS: Final = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_output_tokens")

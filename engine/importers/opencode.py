@@ -26,9 +26,8 @@ import msgspec
 
 from engine.events import ContextCompacted, FinalStatus, ToolState, UsageRecorded
 from engine.importers.builder import SessionBuilder
-from engine.importers.ids import clean_id, small, text_of
 from engine.importers.lines import Record, Report, content_digest
-from engine.importers.values import count, moment, nanousd
+from engine.importers.values import clean_id, count, moment, nanousd, small, text_of
 
 FORMAT: Final = "opencode"
 CONTENT: Final = frozenset({"file", "agent", "subtask"})

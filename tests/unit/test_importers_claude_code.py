@@ -37,6 +37,22 @@ def test_a_session_starts_with_what_its_first_record_says(tmp_path: Path) -> Non
     assert titles(transcript) == ["fix the parser " + "x" * 64 + "…"]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "<command-message>x</command-message>\n<command-name>/init</command-name><command-args>all</command-args>",
+            "/init all",
+        ),
+        ("<local-command-stdout>Connected</local-command-stdout>", "next"),
+        ("  ", "next"),
+    ],
+)
+def test_a_title_is_a_prompt_or_a_command(tmp_path: Path, text: str, expected: str) -> None:
+    """What the program wrote itself names nothing; the next prompt does."""
+    assert titles(read(tmp_path, lines(prompt("u1", text), prompt("u2", "next")))) == [expected]
+
+
 def test_a_user_message_is_the_record_and_has_its_time(tmp_path: Path) -> None:
     """Its id is the record's own, its text a part, its time in milliseconds."""
     transcript = read(tmp_path, lines(prompt("u1", "hello")))
@@ -87,8 +103,8 @@ def test_a_stop_reason_does_not_close_a_message_that_goes_on(tmp_path: Path) -> 
     transcript = read(
         tmp_path,
         lines(
-            answer("a1", "m1", use("c1"), stop="tool_use"),
-            answer("a2", "m1", use("c2"), stop="tool_use"),
+            answer("a1", "m1", "I look", stop="tool_use"),
+            answer("a2", "m1", use("c1"), stop="tool_use"),
             result("u1", "c1"),
             answer("a3", "m2", {"type": "thinking", "thinking": "hm"}, stop="end_turn"),
             answer("a4", "m2", "bye", stop="end_turn"),
@@ -279,7 +295,7 @@ def test_a_task_in_the_background_does_not_end_its_agent(tmp_path: Path) -> None
         lines(
             answer("a1", "m1", use("t1", "Task", prompt="look")),
             progress("p1", "ag", answer("i2", "m9", "working")),
-            result("u1", "t1", toolUseResult={"status": "async_launched", "agentId": "ag"}),
+            result("u1", "t1", toolUseResult={"status": "async_launched", "agentId": "ag", "totalDurationMs": 1}),
             progress("p2", "ag", answer("i3", "m9", "still")),
         ),
     )

@@ -173,10 +173,12 @@ def test_an_aborted_turn_aborts_its_message_and_its_open_calls(tmp_path: Path) -
 
 
 def test_a_complete_turn_completes_its_message(tmp_path: Path) -> None:
-    """What follows begins another one, also without a count of tokens between."""
+    """At once, and what follows begins another one, also without a count of tokens between."""
+    ended = [META, said("assistant", "a", id="t1"), happened("task_complete")]
+    assert finishes(read(tmp_path, lines(*ended))) == [("t1", "completed", None)]
     transcript = read(
         tmp_path,
-        lines(META, said("assistant", "a", id="t1"), happened("task_complete"), said("assistant", "b", id="t2")),
+        lines(*ended, said("assistant", "b", id="t2")),
     )
     assert finishes(transcript) == [("t1", "completed", None)]
     assert [message.message_id for message in events(transcript, MessageUpdated)] == ["t1", "t2"]
