@@ -90,13 +90,18 @@ class SessionActor:
         """Give the slot back."""
         if self.turn is turn:
             self.turn = None
+        if self._retiring:
+            self._mailbox.poke()
 
     def begin_removal(self) -> None:
         """Let no turn start until `end_removal`: what a removal drains must not start again before it commits."""
         self._removals += 1
 
     def end_removal(self) -> None:
+        """Let turns start again."""
         self._removals -= 1
+        if self._retiring:
+            self._mailbox.poke()
 
     def retire(self) -> None:
         """End the loop once nothing waits."""

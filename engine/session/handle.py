@@ -231,7 +231,6 @@ class Session:
     def prepare(self, events: tuple[Any, ...]) -> tuple[PreparedEvent, ...]:
         """Check and encode what a call was given."""
         context = self._context
-        context.fork.check()
         limits = context.limits
         if not events:
             raise InvalidArgumentError("events", "expected at least one")
@@ -247,7 +246,8 @@ class Session:
         return prepared
 
     def actor(self) -> SessionActor:
-        """The session's live actor."""
+        """The session's live actor. Raises `ForkedError` in a forked child, `ClosedError` once the engine is closing."""
+        self._context.fork.check()
         return self._context.registry.actor(self._workspace, self._id)
 
     @property

@@ -103,9 +103,11 @@ class Registry:
                 self._all_ended.set()
 
     async def close(self) -> None:
-        """Let every actor hand on what it has accepted, then end."""
+        """Stop the turns that still run, let every actor hand on what it has accepted, then end."""
         self._closing = True
         for actor in self._actors.values():
+            if actor.turn is not None:
+                actor.turn.stop("the engine is closing")
             actor.retire()
         if self._actors:
             await self._all_ended.wait()
