@@ -9,7 +9,6 @@ never decides anew: the stored outcome holds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -44,7 +43,7 @@ class Projector:
         }
         self._deciding = self._dispatch(built_in=True)
         self._following = self._dispatch(built_in=False)
-        self.checkpoint_names = json.dumps([p.name for p in self._projections])
+        self.names = tuple(p.name for p in self._projections)
 
     def _check_names(self) -> None:
         names: set[str] = set()
@@ -73,20 +72,22 @@ class Projector:
 
     # --- live ---------------------------------------------------------------------------------
 
-    def apply(self, event: Any, recorded: Recording) -> Applied | Skipped:
-        """Let the built-in projections decide, then show an applied event to the others.
+    def decide(self, event: Any, recorded: Recording) -> Applied | Skipped:
+        """Let the built-in projections apply the event, or say why it changes nothing.
 
-        Raises the refusal of a built-in projection, or `ProjectionFailedError`; the caller undoes its savepoint.
+        Raises the refusal of one of them; the caller undoes its savepoint.
         """
-        cls = type(event)
-        for _, tx, handler in self._deciding.get(cls, ()):
+        for _, tx, handler in self._deciding.get(type(event), ()):
             outcome = handler(tx, event, recorded)
             if isinstance(outcome, Skipped):
                 return outcome
-        following = self._following.get(cls)
+        return APPLIED
+
+    def follow(self, event: Any, recorded: Recording) -> None:
+        """Show an applied event to the users' projections. Raises `ProjectionFailedError`."""
+        following = self._following.get(type(event))
         if following:
             self._follow(following, event, recorded)
-        return APPLIED
 
     def _follow(self, bound: list[_Bound], event: Any, recorded: Recording) -> None:
         for projection, tx, handler in bound:
@@ -132,11 +133,12 @@ class Projector:
     def stale(self) -> list[Projection]:
         """The projections whose tables are missing, of another version, or behind the log."""
         stored = self._stored_checkpoints()
-        head = self._log.last_position()
+        last = self._log.connection.execute("SELECT max(position) FROM event").get
+        head = last if isinstance(last, int) else 0
         found = []
         for projection in self._projections:
             version, position = stored.get(projection.name, (0, 0))
-            if version != projection.version or position != head:
+            if version != projection.version or position < head:
                 found.append(projection)
         if any(projection.built_in for projection in found):
             # The built-in tables depend on each other, so they are rebuilt together.

@@ -275,6 +275,7 @@ class Log:
         finally:
             self._execute(f"PRAGMA synchronous = {before}")
 
-    def save_checkpoints(self, names: str, position: int) -> None:
-        """Move the checkpoints of the projections in the JSON array `names` to a position."""
-        self._execute("UPDATE projection SET position = ? WHERE name IN (SELECT value FROM json_each(?))", (position, names))
+    def save_checkpoints(self, names: tuple[str, ...], position: int) -> None:
+        """Move the checkpoints of these projections to a position."""
+        marks = ", ".join("?" * len(names))
+        self._execute(f"UPDATE projection SET position = ? WHERE name IN ({marks})", (position, *names))

@@ -45,7 +45,7 @@ from engine.events import (
     UsageRecorded,
     decode,
     digest,
-    encode,
+    encode_checked,
 )
 from engine.limits import Limits
 from engine.projections import Projector, Recording
@@ -83,7 +83,7 @@ class BatchResult:
 
 
 class _RolledBackError(Exception):
-    """SQLite undid the whole transaction in mid-batch."""
+    """SQLite undid the whole transaction in mid-batch. Its argument says after what."""
 
 
 class Transactor:
@@ -115,12 +115,13 @@ class Transactor:
             for command in batch:
                 self._run_command(command, now, result)
             if result.written or result.replaced:
-                self._log.save_checkpoints(self._projector.checkpoint_names, self._log.last_position())
-        except (SqlError, _RolledBackError) as problem:
+                self._log.save_checkpoints(self._projector.names, result.written[-1].recorded.position)
+        except SqlError as problem:
             self._roll_back()
-            cause = problem.__cause__ if isinstance(problem, _RolledBackError) else problem
-            assert isinstance(cause, SqlError)
-            return self._failed(batch, "nothing", translate(cause, "write a batch"))
+            return self._failed(batch, "nothing", translate(problem, "write a batch"))
+        except _RolledBackError as problem:
+            self._roll_back()
+            return self._failed(batch, "nothing", StorageError("write a batch", f"SQLite undid it whole after: {problem}"))
         except BaseException:
             self._roll_back()
             raise
@@ -191,26 +192,26 @@ class Transactor:
         self._log.savepoint()
         try:
             receipt = self._carry_out(command, now, result)
-        except CallerError as error:
-            self._undo(marks, result)
+        except EngineError as error:
+            self._undo(marks, result, error)
             result.answers.append((command, error))
         except SqlError as problem:
             if not is_constraint(problem):
                 raise
-            self._undo(marks, result)
+            self._undo(marks, result, problem)
             result.answers.append((command, translate(problem, f"append to {command.session_id!r}")))
         else:
             self._log.release()
             result.answers.append((command, receipt))
 
-    def _undo(self, marks: tuple[int, int, int], result: BatchResult) -> None:
+    def _undo(self, marks: tuple[int, int, int], result: BatchResult, why: Exception) -> None:
         del result.written[marks[0] :]
         del result.replaced[marks[1] :]
         result.duplicates = marks[2]
         try:
             self._log.undo_savepoint()
         except SqlError as problem:
-            raise _RolledBackError from problem
+            raise _RolledBackError(str(why)) from problem
 
     def _carry_out(self, command: Append | PostDelta | Replace, now: int, result: BatchResult) -> Receipt:
         if isinstance(command, Append):
@@ -222,7 +223,7 @@ class Transactor:
     def _as_append(self, command: PostDelta) -> Append:
         text = "".join(command.pieces)
         event = PartDelta(command.part_id, command.message_id, command.field, command.offset, text)  # type: ignore[arg-type]
-        prepared = PreparedEvent(self._delta_type, event, encode(self._delta_type, event, self._limits))
+        prepared = PreparedEvent(self._delta_type, event, encode_checked(event))
         return Append(
             workspace=command.workspace, session_id=command.session_id, incarnation=command.incarnation, events=(prepared,)
         )
@@ -342,14 +343,14 @@ class _OneAppend:
         return self._stream.session_key is not None and self._number == self._stream.incarnation
 
     def _one(self, prepared: PreparedEvent) -> ReceiptEvent:
-        if prepared.event_id is not None:
+        if prepared.event_id is not None and self._keep is None:
             original = self._transactor.duplicate_of(self._stream.key, self._number, self._command.session_id, prepared)
             if original is not None:
                 self._result.duplicates += 1
                 return ReceiptEvent(original.event_id, original.seq, original.position, Duplicate(original))
         if not self._checked:
             self._check_expected()
-        if type(prepared.event) is SessionStarted and self._command.incarnation is None:
+        if type(prepared.event) is SessionStarted and (self._command.incarnation is None or self._alive):
             return self._start(prepared)
         if not self._alive and not isinstance(prepared.event, OUTLIVES_SESSION):
             return self._store(prepared, Skipped("removed"))
@@ -407,10 +408,7 @@ class _OneAppend:
         if key is None:
             raise UnknownSessionError(self._command.session_id)
         recorded = self._recording(prepared, seq, position, key)
-        if self._keep is not None and self._keep != "applied":
-            outcome: Applied | Skipped = Skipped(self._keep)  # type: ignore[arg-type]
-        else:
-            outcome = self._shown(event, recorded)
+        outcome = self._decide(event, recorded)
         if outcome is not APPLIED and isinstance(outcome, Skipped):
             if outcome.reason in RECEIPT_SKIPS and not self._command.imported and self._keep is None:
                 self._log.forget(self._stream.key, position)
@@ -421,15 +419,19 @@ class _OneAppend:
             else:
                 # An import stores also what changes nothing, so that the next import finds every record again.
                 outcome = APPLIED
-        elif type(event) is SessionRemoved:
-            self._log.close_incarnation(self._stream)
+        if outcome is APPLIED:
+            self._transactor.projector.follow(event, recorded)
+            if type(event) is SessionRemoved:
+                self._log.close_incarnation(self._stream)
         return self._done(prepared, recorded, outcome)
 
-    def _shown(self, event: Any, recorded: Recording) -> Applied | Skipped:
+    def _decide(self, event: Any, recorded: Recording) -> Applied | Skipped:
         if self._keep is None:
-            return self._transactor.projector.apply(event, recorded)
+            return self._transactor.projector.decide(event, recorded)
+        if self._keep != "applied":
+            return Skipped(self._keep)  # type: ignore[arg-type]
         try:
-            return self._transactor.projector.apply(event, recorded)
+            return self._transactor.projector.decide(event, recorded)
         except CallerError:
             # A live event that no longer finds what the replaced import had: kept, and skipped.
             return Skipped("removed")
