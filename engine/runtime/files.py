@@ -25,7 +25,7 @@ from engine.writer import Transactor
 Durability = Literal["full", "normal"]
 SyncBy = Literal["auto", "commit", "helper"]
 
-SYNC_PROBES: Final = 3
+SYNC_PROBES: Final = 5
 """Commits made at open to learn how fast the disk syncs; the fastest counts, as others may be using the disk."""
 
 

@@ -25,6 +25,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import apsw
 
@@ -77,7 +78,7 @@ def checkpoint_and_restart(path: str) -> None:
 
 
 def serve(channel: socket.socket, path: str, sync: Callable[[], None], restart: Callable[[], None]) -> None:
-    """Answer requests until the other end is gone."""
+    """Answer requests until the other end is gone, which may end in an `OSError`."""
     channel.sendall(b"r")
     while True:
         request = channel.recv(1)
@@ -93,10 +94,7 @@ def serve(channel: socket.socket, path: str, sync: Callable[[], None], restart: 
             code = problem.errno or errno.EIO
         except Exception:
             code = errno.EIO
-        try:
-            channel.sendall(ANSWER.pack(code))
-        except OSError:
-            return
+        channel.sendall(ANSWER.pack(code))
 
 
 def main() -> None:
@@ -106,5 +104,6 @@ def main() -> None:
     path = sys.argv[-1]
     channel = socket.socket(fileno=os.dup(0))
     wal = WalFile(path)
-    serve(channel, path, wal.sync, lambda: checkpoint_and_restart(path))
+    with suppress(OSError):
+        serve(channel, path, wal.sync, lambda: checkpoint_and_restart(path))
     os._exit(0)
