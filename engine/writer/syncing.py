@@ -55,6 +55,11 @@ class SyncHelper:
             raise SyncUnavailableError("the sync helper did not start in time")
         return helper
 
+    @property
+    def pid(self) -> int:
+        """The helper's process id."""
+        return self._process.pid
+
     async def sync(self) -> None:
         """Return once everything committed before is on the device."""
         await self._ask(b"s")
