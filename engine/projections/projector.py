@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine.errors import EngineError, ProjectionFailedError, RegistrationError, StorageCorruptError
-from engine.events import APPLIED, Applied, Registry, Skipped, UnknownEvent, decode
+from engine.events import APPLIED, RECEIPT_SKIPS, Applied, Registry, Skipped, UnknownEvent, decode
 from engine.projections.builtin import BUILT_IN_PROJECTIONS
 from engine.projections.definition import Handler, Projection, Recording
 from engine.store import OUTCOMES, Log, SqlError, Tx, is_constraint
@@ -73,15 +73,18 @@ class Projector:
 
     # --- live ---------------------------------------------------------------------------------
 
-    def apply(self, event: Any, recorded: Recording) -> Applied | Skipped:
+    def apply(self, event: Any, recorded: Recording, *, keeps_unchanged: bool = False) -> Applied | Skipped:
         """Let the built-in projections decide, then show an applied event to the others.
 
+        `keeps_unchanged`: what changes nothing in the built-in tables is stored as applied (an import), so it is shown too.
         Raises the refusal of a built-in projection, or `ProjectionFailedError`; the caller undoes its savepoint.
         """
         cls = type(event)
         for _, tx, handler in self._deciding.get(cls, ()):
             outcome = handler(tx, event, recorded)
             if isinstance(outcome, Skipped):
+                if keeps_unchanged and outcome.reason in RECEIPT_SKIPS:
+                    break
                 return outcome
         following = self._following.get(cls)
         if following:
@@ -109,8 +112,12 @@ class Projector:
     def replacing(self, session_key: int) -> Iterator[None]:
         """Wipe one incarnation's read model, let the block append it anew, then bring the users' projections along.
 
-        A user's tables cannot be told apart by incarnation, so they are wiped and replayed whole, in this transaction.
+        A user's tables cannot be told apart by incarnation, so they are wiped and replayed whole, in this transaction;
+        those of projections that this process does not know, when one comes that does: their checkpoints go.
         """
+        self._log.connection.execute(
+            "DELETE FROM projection WHERE name NOT IN (SELECT value FROM json_each(?))", (self.checkpoint_names,)
+        )
         for table, column in (
             ("session", "key"),
             ("tombstone", "session_key"),

@@ -442,7 +442,7 @@ class _OneAppend:
 
     def _shown(self, event: Any, recorded: Recording) -> Applied | Skipped:
         if self._keep is None:
-            return self._transactor.projector.apply(event, recorded)
+            return self._transactor.projector.apply(event, recorded, keeps_unchanged=self._command.imported)
         try:
             return self._transactor.projector.apply(event, recorded)
         except CallerError:
