@@ -255,9 +255,7 @@ async def test_a_delta_beyond_the_end_or_with_other_text_is_refused(tmp_path, au
         await session.append(MessageUpdated("m", "assistant"), PartUpdated("p", "m", "text", {"text": "a\U0001f600"}))
         with pytest.raises(OffsetError) as caught:
             await session.append(PartDelta("p", "m", "text", 3, "x"))
-        assert str(caught.value) == (
-            "event 'part.delta': part 'p' text: expected offset 2, found 3; nothing was written"
-        )
+        assert str(caught.value) == ("event 'part.delta': part 'p' text: expected offset 2, found 3; nothing was written")
         with pytest.raises(OffsetError, match="with other text"):
             await session.append(PartDelta("p", "m", "text", 1, "x"))
         await session.append(PartDelta("p", "m", "text", 2, "b"))

@@ -118,14 +118,13 @@ async def test_subscribers_see_committed_events_in_order_once(tmp_path, autojump
                     if len(seen) == 61:
                         return
 
-    async with checked_engine(path) as engine:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(follow, engine)
-            session = await engine.create_session("s")
-            for number in range(30):
-                await session.append(SessionNoted(f"n{number}", "k"))
-                await session.post(SessionNoted(f"p{number}", "k"))
-            await session.flush()
+    async with checked_engine(path) as engine, trio.open_nursery() as nursery:
+        await nursery.start(follow, engine)
+        session = await engine.create_session("s")
+        for number in range(30):
+            await session.append(SessionNoted(f"n{number}", "k"))
+            await session.post(SessionNoted(f"p{number}", "k"))
+        await session.flush()
     assert [item.seq for item in seen] == list(range(1, 62))
     assert [item.position for item in seen] == sorted({item.position for item in seen})
 

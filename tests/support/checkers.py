@@ -112,14 +112,20 @@ def check_usage(connection: apsw.Connection) -> None:
 
 def check_removed_and_settled(connection: apsw.Connection) -> None:
     """Nothing that was removed by name has a row; streamed text is gapless; outcomes are of the closed set."""
-    assert connection.execute(
-        "SELECT m.message_id FROM message m JOIN tombstone t ON t.session_key = m.session_key AND t.kind = 'message' "
-        "AND t.id = m.message_id UNION ALL SELECT p.part_id FROM part p JOIN tombstone t ON "
-        "t.session_key = p.session_key AND t.kind = 'part' AND t.id = p.part_id"
-    ).fetchall() == []
-    assert connection.execute(
-        "SELECT s.session_id FROM session s LEFT JOIN stream t ON t.session_key = s.key WHERE t.key IS NULL"
-    ).fetchall() == []
+    assert (
+        connection.execute(
+            "SELECT m.message_id FROM message m JOIN tombstone t ON t.session_key = m.session_key AND t.kind = 'message' "
+            "AND t.id = m.message_id UNION ALL SELECT p.part_id FROM part p JOIN tombstone t ON "
+            "t.session_key = p.session_key AND t.kind = 'part' AND t.id = p.part_id"
+        ).fetchall()
+        == []
+    )
+    assert (
+        connection.execute(
+            "SELECT s.session_id FROM session s LEFT JOIN stream t ON t.session_key = s.key WHERE t.key IS NULL"
+        ).fetchall()
+        == []
+    )
     places: dict[tuple[int, int], int] = {}
     for part, field, start, until, text in connection.execute(
         "SELECT part_key, field, start, until, text FROM part_text ORDER BY part_key, field, start, until"
