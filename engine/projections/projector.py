@@ -9,6 +9,7 @@ never decides anew: the stored outcome holds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -110,8 +111,12 @@ class Projector:
     def replacing(self, session_key: int) -> Iterator[None]:
         """Wipe one incarnation's read model, let the block append it anew, then bring the users' projections along.
 
-        A user's tables cannot be told apart by incarnation, so they are wiped and replayed whole, in this transaction.
+        A user's tables cannot be told apart by incarnation, so they are wiped and replayed whole, in this transaction;
+        those of projections that this process does not know, when one comes that does: their checkpoints go.
         """
+        self._log.connection.execute(
+            "DELETE FROM projection WHERE name NOT IN (SELECT value FROM json_each(?))", (json.dumps(self.names),)
+        )
         for table, column in (
             ("session", "key"),
             ("tombstone", "session_key"),
@@ -133,8 +138,7 @@ class Projector:
     def stale(self) -> list[Projection]:
         """The projections whose tables are missing, of another version, or behind the log."""
         stored = self._stored_checkpoints()
-        last = self._log.connection.execute("SELECT max(position) FROM event").get
-        head = last if isinstance(last, int) else 0
+        head = self._log.last_event()
         found = []
         for projection in self._projections:
             version, position = stored.get(projection.name, (0, 0))
@@ -259,7 +263,7 @@ class Projector:
             progress(replayed, total)
         for projection in projections:
             connection.execute(
-                "REPLACE INTO projection VALUES(?, ?, ?)", (projection.name, projection.version, self._log.last_position())
+                "REPLACE INTO projection VALUES(?, ?, ?)", (projection.name, projection.version, self._log.last_event())
             )
         return replayed
 

@@ -321,9 +321,11 @@ class _Core:
 
     async def close(self) -> None:
         """Commit or answer everything accepted, then let the followers end."""
-        with trio.move_on_after(self.limits.shutdown_s, shield=True):
+        deadline = trio.current_time() + self.limits.shutdown_s
+        with trio.CancelScope(deadline=deadline, shield=True):
             await self.registry.close()
-            self.writer.close()
+        self.writer.close(deadline)
+        with trio.CancelScope(shield=True):
             await self.writer.closed.wait()
         self.hub.close()
         if self.writer.sync is not None:

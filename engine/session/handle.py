@@ -92,9 +92,9 @@ class Session:
         """
         self.raise_failed()
         prepared = self.prepare(events)
-        for item in prepared:
-            if type(item.event) in _REMOVALS:
-                return await self._remove(item.event, prepared, expected_seq, strict)
+        removals = [item.event for item in prepared if type(item.event) in _REMOVALS]
+        if removals:
+            return await self._remove(removals, prepared, expected_seq, strict)
         return await self.write(prepared, expected_seq, strict)
 
     async def write(
@@ -120,9 +120,10 @@ class Session:
         """Hand events over without waiting for their commit; they join the next group commit, in order.
 
         Waits only while the engine has too much in hand. A failure is logged, counted, and raised by the next call on this
-        handle. Text that continues a waiting `PartDelta` is joined to it. Cancelled while waiting for room: not accepted.
+        handle. Text that continues a waiting `PartDelta` is joined to it. Cancelled: not accepted.
         """
         self.raise_failed()
+        await trio.lowlevel.checkpoint_if_cancelled()
         prepared = self.prepare(events)
         if any(type(p.event) in _REMOVALS for p in prepared):
             raise InvalidArgumentError("events", "a removal drains the turn it touches, so it is appended, not posted")
@@ -140,7 +141,7 @@ class Session:
                     sink=sink or self,
                 )
             )
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _delta(self, event: PartDelta, sink: Any) -> PostDelta:
         return PostDelta(
@@ -187,8 +188,7 @@ class Session:
         cancelled, only the wait ends.
         """
         self.raise_failed()
-        actor = self._context.registry.live(self._workspace, self._id)
-        turn = actor.turn if actor is not None else None
+        turn = self._live_turn()
         if turn is None:
             await trio.lowlevel.checkpoint()
             return False
@@ -208,23 +208,30 @@ class Session:
         return await self.append(MessageRemoved(message_id))
 
     async def _remove(
-        self, removal: Any, prepared: tuple[PreparedEvent, ...], expected_seq: int | None, strict: bool
+        self, removals: list[Any], prepared: tuple[PreparedEvent, ...], expected_seq: int | None, strict: bool
     ) -> Receipt:
         actor = self.actor()
         actor.begin_removal()
         try:
-            turn = actor.turn
-            touched = turn is not None and (not isinstance(removal, MessageRemoved) or turn.holds(removal.message_id))
-            if turn is not None and touched and not inside(turn):
-                turn.stop(type(removal).__name__)
+            turn = self._live_turn()
+            touching = [removal for removal in removals if turn is not None and turn.is_touched_by(removal)]
+            if turn is not None and touching and not inside(turn):
+                turn.stop(type(touching[0]).__name__)
                 with trio.move_on_after(self._context.limits.drain_s):
                     await turn.drained.wait()
             receipt = await self.write(prepared, expected_seq, strict)
-            if turn is not None and touched and inside(turn) and not isinstance(removal, MessageRemoved):
-                turn.stop(type(removal).__name__)
+            ending = next((removal for removal in touching if not isinstance(removal, MessageRemoved)), None)
+            if turn is not None and ending is not None and inside(turn):
+                turn.stop(type(ending).__name__)
             return receipt
         finally:
             actor.end_removal()
+
+    def _live_turn(self) -> Turn | None:
+        """The turn that runs in this incarnation: one of a later life of the id is nobody's business here."""
+        actor = self._context.registry.live(self._workspace, self._id)
+        turn = actor.turn if actor is not None else None
+        return turn if turn is not None and turn.session.incarnation == self._incarnation else None
 
     # --- inner --------------------------------------------------------------------------------
 

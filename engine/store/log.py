@@ -230,6 +230,11 @@ class Log:
         ).fetchone()
         return None if row is None else StoredEvent(*row)
 
+    def last_event(self) -> int:
+        """The position of the newest event that is there, 0 for none."""
+        row = self._execute("SELECT max(position) FROM event").fetchone()
+        return row[0] or 0
+
     def last_position(self) -> int:
         """The largest position ever assigned and kept, 0 for none; survives the deletion of its row."""
         row = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()

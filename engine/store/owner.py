@@ -26,7 +26,9 @@ class Ownership:
         self._path = path
         operation = f"own {path}"
         try:
-            self._connection = apsw.Connection(f"{path}-owner", vfs=vfs)
+            # SQLite follows symbolic links to the database, so the lock must stand beside the file they lead to.
+            real = os.path.realpath(path) if vfs is None else path
+            self._connection = apsw.Connection(f"{real}-owner", vfs=vfs)
         except apsw.Error as problem:
             raise translate(problem, operation) from None
         try:

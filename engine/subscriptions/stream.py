@@ -134,7 +134,8 @@ class LogStream:
 
     def _catch_up(self) -> None:
         """Read the next page of the log; when there is none, go live."""
-        if self._follow and self._hub is not None and self._subscriber is None:
+        # One that does not follow is attached too, to hear of a replacement between two pages.
+        if self._hub is not None and self._subscriber is None:
             self._subscriber = self._hub.attach(self._workspace, self._session_id)
         if self._subscriber is not None:
             self._subscriber.restart()
@@ -154,7 +155,11 @@ class LogStream:
             self._position, self._epoch = top, epoch
         self._read = self._position
         self._ready.append(CaughtUp(self.cursor))
-        self._state = "live" if self._subscriber is not None else "ended"
+        if self._follow and self._subscriber is not None:
+            self._state = "live"
+        else:
+            self._detach()
+            self._state = "ended"
 
     async def _live(self) -> None:
         subscriber = self._subscriber

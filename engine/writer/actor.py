@@ -11,6 +11,7 @@ answered once; after an outcome that stayed unknown it writes no more and says s
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -98,6 +99,7 @@ class Writer:
         self._urgent = 0
         self._state = "open"
         self._why_broken = ""
+        self._deadline = math.inf
         self._outcomes: Counter[str] = Counter()
         self._batches = self._events = self._busy_retries = self._checkpoints_failed = 0
         self._sizes: deque[int] = deque(maxlen=LATENCIES_KEPT)
@@ -143,8 +145,9 @@ class Writer:
         """Whether it stopped writing by itself."""
         return self._state == "broken"
 
-    def close(self) -> None:
-        """Accept nothing more; the loop writes what it has accepted, then ends."""
+    def close(self, deadline: float) -> None:
+        """Accept nothing more; the loop writes what it has accepted, then ends. A locked file is waited for until then."""
+        self._deadline = deadline
         if self._state == "open":
             self._state = "closing"
         self._inbox.poke()
@@ -250,7 +253,7 @@ class Writer:
                 self._break(f"an internal error: {type(bug).__name__}: {bug}")
                 error = OutcomeUnknownError("write a batch", f"internal error {type(bug).__name__}: {bug}")
                 return BatchResult("unknown", [(command, error.clone()) for command in batch])
-            if result.state != "busy" or trio.current_time() >= give_up:
+            if result.state != "busy" or trio.current_time() >= min(give_up, self._deadline):
                 return result
             self._busy_retries += 1
             await trio.sleep(self._limits.busy_pause_s)

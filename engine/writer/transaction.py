@@ -193,6 +193,7 @@ class Transactor:
         try:
             receipt = self._carry_out(command, now, result)
         except EngineError as error:
+            # A caller's mistake, or stored events of this session that cannot be read: nobody else's business.
             self._undo(marks, result, error)
             result.answers.append((command, error))
         except SqlError as problem:
@@ -354,6 +355,8 @@ class _OneAppend:
             return self._start(prepared)
         if not self._alive and not isinstance(prepared.event, OUTLIVES_SESSION):
             return self._store(prepared, Skipped("removed"))
+        if type(prepared.event) is SessionStarted:
+            raise SessionExistsError(self._command.session_id)
         return self._apply(prepared)
 
     def _check_expected(self) -> None:
