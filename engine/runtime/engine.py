@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from engine import maintenance
-from engine.commands import Append, Replace
+from engine.commands import AnyCommand, Append, Replace
 from engine.errors import InvalidArgumentError, StorageBusyError, StorageFullError, UnknownSessionError
 from engine.events import (
     START,
@@ -264,11 +264,12 @@ class _Core:
 
         def step() -> None:
             try:
-                self.writer.ensure_opened()
+                try:
+                    self.writer.ensure_opened()
+                finally:
+                    self.hub.published = self.files.log.last_position()
             except SqlError as problem:
                 raise translate(problem, f"open {self.files.path}") from None
-            finally:
-                self.hub.published = self.files.log.last_position()
 
         give_up = trio.current_time() + self.limits.busy_retry_s
         while True:
@@ -302,22 +303,46 @@ class _Core:
                 return
             await self.ports.step(lambda: files.sync_in_commit(False))
 
+    async def sweep_at_open(self) -> None:
+        """Sweep now where the disk lets us; on a full disk the sweep goes with the first write that fits."""
+        self.writer.owed = self._owed_sweep
+        if self.writer.opened:
+            try:
+                await self.sweep()
+            except StorageFullError as problem:
+                log.warning("sweep: %s; the first write that fits sweeps", problem.describe())
+
     async def sweep(self) -> SweepReport:
-        first = next((e.first_position for e in reversed(self.files.log.epochs)), 0)
-        unfinished = await self.ports.step(lambda: maintenance.find_unfinished(self.files.reader, first))
-        for item in unfinished:
-            prepared = tuple(prepare(self.files.registry, event, self.limits) for event in item.events)
-            command = Append(
-                workspace=item.workspace,
-                session_id=item.session_id,
-                incarnation=item.incarnation,
-                events=prepared,
-                reply=self.ports.reply(),
-            )
-            await self.registry.actor(item.workspace, item.session_id).accept(command)
-            assert command.reply is not None
-            await command.reply.wait()
+        owed, self.writer.owed = self.writer.owed, None
+        try:
+            unfinished = await self.ports.step(self._unfinished)
+            for item in unfinished:
+                command = self._settling(item)
+                command.reply = self.ports.reply()
+                await self.registry.actor(item.workspace, item.session_id).accept(command)
+                await command.reply.wait()
+        except BaseException:
+            self.writer.owed = owed
+            raise
         return maintenance.count(unfinished)
+
+    def _unfinished(self) -> list[maintenance.Unfinished]:
+        # Before this process's epoch has begun, all there is was left by others.
+        first = self.files.log.epochs[-1].first_position if self.writer.opened else 2**63 - 1
+        return maintenance.find_unfinished(self.files.reader, first)
+
+    def _owed_sweep(self) -> list[AnyCommand]:
+        return [self._settling(item) for item in self._unfinished()]
+
+    def _settling(self, item: maintenance.Unfinished) -> Append:
+        prepared = tuple(prepare(self.files.registry, event, self.limits) for event in item.events)
+        return Append(
+            workspace=item.workspace,
+            session_id=item.session_id,
+            incarnation=item.incarnation,
+            events=prepared,
+            size_bytes=sum(len(p.data) for p in prepared),
+        )
 
     async def close(self) -> None:
         """Commit or answer everything accepted, then let the followers end."""
@@ -398,8 +423,8 @@ async def open_engine(
             try:
                 await core.begin()
                 await core.choose_sync(sync)
-                if sweep and core.writer.opened:
-                    await core.sweep()
+                if sweep:
+                    await core.sweep_at_open()
                 yield Engine(core)
             except BaseException as problem:
                 # Raised again below, outside of the nursery, so that it does not come out in a group.

@@ -19,11 +19,11 @@ from typing import Any
 import attrs
 import trio
 
-from engine.commands import AnyCommand, Append, PostDelta, Replace
-from engine.errors import BrokenError, ClosedError, EngineError, OutcomeUnknownError, StorageError
+from engine.commands import AnyCommand, Append, Flush, PostDelta, Replace
+from engine.errors import BrokenError, ClosedError, EngineError, ForkedError, OutcomeUnknownError, StorageError
 from engine.events import Receipt, Skipped
 from engine.limits import Limits
-from engine.ports import Mailbox, Ports, Sync, SyncUnavailableError
+from engine.ports import ForkGuard, Mailbox, Ports, Sync, SyncUnavailableError
 from engine.store import SqlError, clean, translate
 from engine.writer.transaction import BatchResult, Transactor, Written
 
@@ -93,6 +93,9 @@ class Writer:
         self._publish = publish
         self.sync: Sync | None = None
         """What makes commits durable, where COMMIT itself does not."""
+        self._fork = ForkGuard()
+        self.owed: Callable[[], list[AnyCommand]] | None = None
+        """What an opening that had to wait owes beside its epoch: commands that go into the first batch that fits."""
         self._inbox: Mailbox[AnyCommand] = ports.mailbox(
             "writer", items_max=limits.inbox_commands_max, bytes_max=limits.inbox_bytes_max
         )
@@ -100,6 +103,7 @@ class Writer:
         self._state = "open"
         self._why_broken = ""
         self._deadline = math.inf
+        self._ending = False
         self._outcomes: Counter[str] = Counter()
         self._batches = self._events = self._busy_retries = self._checkpoints_failed = 0
         self._sizes: deque[int] = deque(maxlen=LATENCIES_KEPT)
@@ -130,6 +134,7 @@ class Writer:
             raise
 
     def _refuse_when_not_open(self) -> None:
+        self._fork.check()
         if self._state == "broken":
             raise BrokenError("the writer", self._why_broken)
         if self._state != "open":
@@ -148,6 +153,7 @@ class Writer:
     def close(self, deadline: float) -> None:
         """Accept nothing more; the loop writes what it has accepted, then ends. A locked file is waited for until then."""
         self._deadline = deadline
+        self._ending = True
         if self._state == "open":
             self._state = "closing"
         self._inbox.poke()
@@ -182,7 +188,8 @@ class Writer:
         try:
             while True:
                 if not len(self._inbox):
-                    if self._state != "open":
+                    # A broken writer stays to refuse: the engine lives on for its readers.
+                    if self._ending:
                         break
                     await self._inbox.wait()
                     continue
@@ -231,6 +238,12 @@ class Writer:
             if self._state == "broken":
                 self._answer_all(batch, BrokenError("the writer", self._why_broken))
                 return
+            try:
+                self._fork.check()
+            except ForkedError as error:
+                # What was accepted before the fork is the parent's to write.
+                self._answer_all(batch, error)
+                return
             started = trio.current_time()
             result = await self._attempt(batch)
             if result.state == "committed" and result.written and self.sync is not None:
@@ -260,13 +273,19 @@ class Writer:
 
     def _step(self, batch: list[AnyCommand]) -> BatchResult:
         """What runs as one synchronous step: catching up with the opening, where that had to wait, and the batch."""
+        if all(isinstance(command, Flush) for command in batch):
+            return self._transactor.run(batch)
         try:
             self.ensure_opened()
+            owed = self.owed() if self.owed is not None else []
         except (SqlError, EngineError) as problem:
             error = translate(problem, "begin an epoch") if isinstance(problem, SqlError) else problem
             state = "busy" if type(error).__name__ == "StorageBusyError" else "nothing"
             return BatchResult(state, [(command, clean(error.clone())) for command in batch])  # type: ignore[arg-type]
-        return self._transactor.run(batch)
+        result = self._transactor.run([*owed, *batch])
+        if result.state == "committed":
+            self.owed = None
+        return result
 
     def ensure_opened(self) -> None:
         """Do what a writing open owes the file (epoch, projections), once. Raises what the storage says."""
