@@ -191,7 +191,7 @@ class Transactor:
         self._log.savepoint()
         try:
             receipt = self._carry_out(command, now, result)
-        except CallerError as error:
+        except EngineError as error:
             self._undo(marks, result)
             result.answers.append((command, error))
         except SqlError as problem:
@@ -349,7 +349,8 @@ class _OneAppend:
         return self._session_key is not None and self._number == self._live_number
 
     def _one(self, prepared: PreparedEvent) -> ReceiptEvent:
-        if prepared.event_id is not None:
+        # What a replace keeps was checked when it was first appended, and has the id that its appender was told.
+        if prepared.event_id is not None and self._keep is None:
             original = self._transactor.duplicate_of(self._stream_key, self._number, self._command.session_id, prepared)
             if original is not None:
                 self._result.duplicates += 1
