@@ -50,7 +50,7 @@ def file_sizes(reader: LogReader, path: str) -> FileSizes:
         try:
             rows: list[Any] = query(
                 "SELECT coalesce(s.tbl_name, d.name), sum(d.pgsize) FROM dbstat d "
-                "LEFT JOIN sqlite_schema s ON s.name = d.name WHERE d.aggregate GROUP BY 1"
+                "LEFT JOIN sqlite_schema s ON s.name = d.name WHERE d.aggregate = TRUE GROUP BY 1"
             ).fetchall()
         except apsw.SQLError:
             log = models = None
