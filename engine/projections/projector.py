@@ -190,13 +190,7 @@ class Projector:
         Readers see the old tables until it commits. Raises `RegistrationError` for an unknown name, and
         `StorageCorruptError` when an event that a handler may need cannot be read by this process.
         """
-        known = {projection.name: projection for projection in self._projections}
-        for name in names or ():
-            if name not in known:
-                raise RegistrationError(f"projection {name!r}", f"unknown; known are {', '.join(known)}")
-        chosen = [p for p in self._projections if names is None or p.name in names]
-        if any(p.built_in for p in chosen):
-            chosen = [p for p in self._projections if p.built_in or p in chosen]
+        chosen = self._covered(names)
         self._log.begin()
         try:
             replayed = self._wipe_and_replay(chosen, progress)
@@ -205,6 +199,20 @@ class Projector:
             self._log.rollback()
             raise
         return replayed
+
+    def covered(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        """The projections that a rebuild of the named ones covers."""
+        return tuple(projection.name for projection in self._covered(names))
+
+    def _covered(self, names: Sequence[str] | None) -> list[Projection]:
+        known = [projection.name for projection in self._projections]
+        for name in names or ():
+            if name not in known:
+                raise RegistrationError(f"projection {name!r}", f"unknown; known are {', '.join(known)}")
+        chosen = [p for p in self._projections if names is None or p.name in names]
+        if any(p.built_in for p in chosen):
+            chosen = [p for p in self._projections if p.built_in or p in chosen]
+        return chosen
 
     def _wipe_and_replay(self, projections: Sequence[Projection], progress: Progress | None) -> int:
         connection = self._log.connection

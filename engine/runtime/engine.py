@@ -32,6 +32,7 @@ from engine.maintenance import SweepReport
 from engine.ports import ForkGuard, Ports, SyncUnavailableError
 from engine.projections import Progress, Projection, ReadModel
 from engine.runtime.files import Durability, Files, SyncBy, open_files
+from engine.runtime.importing import Importer
 from engine.session import Registry, Session, SessionContext, SessionStatistics
 from engine.store import SqlError, checkpoint, translate
 from engine.subscriptions import Hub, HubStatistics, LogStream
@@ -126,6 +127,12 @@ class Workspace:
         )
 
     # --- for importers ------------------------------------------------------------------------
+
+    def importer(self) -> Importer:
+        """What brings transcripts of real agents into this workspace: `await engine.importer().file(path)`."""
+        core = self._core
+        core.check_fork()
+        return Importer(self, core.files.reader, core.files.registry, core.ports, core.limits)
 
     async def import_events(self, session_id: str, envelopes: Sequence[Envelope], *, creates: bool = False) -> Receipt:
         """Append events of a transcript: each is stored, also one that changes nothing. Durable on return."""

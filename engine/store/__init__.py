@@ -13,8 +13,9 @@ from engine.store.connection import (
     translate,
 )
 from engine.store.log import Epoch, Log, StoredEvent, StreamState
+from engine.store.measuring import FileSizes, TypeCount, checkpoints, count_types, file_sizes
 from engine.store.owner import Ownership
-from engine.store.reading import LogReader, Page, Snapshot
+from engine.store.reading import ImportedRow, LogReader, Page, Snapshot
 from engine.store.schema import OUTCOMES, RESERVED_TABLES, check_and_migrate
 from engine.store.sync_helper import ANSWER
 from engine.store.tx import Row, Tx, check_definition, create_tables
@@ -24,6 +25,8 @@ __all__ = [
     "OUTCOMES",
     "RESERVED_TABLES",
     "Epoch",
+    "FileSizes",
+    "ImportedRow",
     "Log",
     "LogReader",
     "Ownership",
@@ -34,13 +37,17 @@ __all__ = [
     "StoredEvent",
     "StreamState",
     "Tx",
+    "TypeCount",
     "check_and_migrate",
     "check_definition",
     "checkpoint",
+    "checkpoints",
     "clean",
     "close",
     "connect",
+    "count_types",
     "create_tables",
+    "file_sizes",
     "is_busy",
     "is_constraint",
     "is_full",

@@ -344,6 +344,7 @@ class _OneAppend:
         return self._stream.session_key is not None and self._number == self._stream.incarnation
 
     def _one(self, prepared: PreparedEvent) -> ReceiptEvent:
+        # What a replace keeps was checked when it was first appended, and has the id that its appender was told.
         if prepared.event_id is not None and self._keep is None:
             original = self._transactor.duplicate_of(self._stream.key, self._number, self._command.session_id, prepared)
             if original is not None:
