@@ -8,8 +8,6 @@ everything accepted is answered) when the call returns.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
@@ -84,10 +82,15 @@ async def _append(session: Session, window: _Window) -> None:
             window.latencies_s.append(time.perf_counter() - started)
 
 
-async def acknowledged(engine: Engine, sessions: list[Session], settings: Settings) -> Acknowledged:
-    """Every session appends, waits for the receipt, and appends again."""
+async def acknowledged(
+    engine: Engine, sessions: list[Session], settings: Settings, *, busy: bool = False
+) -> Acknowledged:
+    """Every session appends, waits for the receipt, and appends again; if `busy`, beside a task that burns."""
     window = _Window()
     async with trio.open_nursery() as nursery:
+        burning = trio.CancelScope()
+        if busy:
+            nursery.start_soon(_burn, burning)
         for session in sessions:
             nursery.start_soon(_append, session, window)
         await trio.sleep(settings.warm_up_s)
@@ -99,28 +102,21 @@ async def acknowledged(engine: Engine, sessions: list[Session], settings: Settin
         seconds = time.perf_counter() - started
         batches = engine.statistics().writer.batches - before
         window.over = True
-        # What still beside it burns or blocks is the caller's to end; this waits for the last receipts.
+        # The last receipts need not wait beside it, which for a starved thread would be long.
+        burning.cancel()
     return Acknowledged(
         events=len(window.latencies_s), seconds=seconds, latencies_s=window.latencies_s, batches=batches
     )
 
 
-async def burn(slice_s: float = 0.001) -> None:
+async def _burn(scope: trio.CancelScope, slice_s: float = 0.001) -> None:
     """Burn CPU in slices, each followed by a checkpoint, until cancelled: the user's own work beside the engine."""
-    while True:
-        until = time.perf_counter() + slice_s
-        while time.perf_counter() < until:
-            pass
-        await trio.lowlevel.checkpoint()
-
-
-@asynccontextmanager
-async def beside(task: Any) -> AsyncIterator[None]:
-    """Run a task beside the block and cancel it at its end."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(task)
-        yield
-        nursery.cancel_scope.cancel()
+    with scope:
+        while True:
+            until = time.perf_counter() + slice_s
+            while time.perf_counter() < until:
+                pass
+            await trio.lowlevel.checkpoint()
 
 
 @attrs.define
