@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import sys
 import tempfile
 import time
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.write(f"{table.text()}took {time.perf_counter() - started:.1f} s\n\n")
             sys.stdout.flush()
     if options.json:
-        Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
+        Path(options.json).write_text(json.dumps(_finite(results), indent=1, allow_nan=False) + "\n")
     return 0
 
 
@@ -63,6 +64,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     parser.add_argument("--dir", metavar="FOLDER", help="an existing directory on the disk to measure")
     return parser
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what JSON has no number for: a quantile of nothing."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _real_disk() -> Path:

@@ -59,7 +59,7 @@ class _Vfs(apsw.VFS):
 
 @contextmanager
 def measured_disk(*, sync_delay_s: float = 0.0) -> Iterator[tuple[str, Written]]:
-    """Register a VFS; gives its name and what is written through it. Every connection to it must be closed before the end."""
+    """Register a VFS; gives its name and what is written through it. Its connections are closed before the block ends."""
     written = Written()
     name = f"bench-{time.monotonic_ns()}"
     vfs = _Vfs(name, sync_delay_s, written)

@@ -46,11 +46,11 @@ def bare(rows: int, sessions: int, settings: Settings, *, seconds: float | None 
         data = to_json(load.part(1))
         kept = to_json(load.part(1).data)
         done = 0
-        until = time.perf_counter() + settings.warm_up_s
-        for window in (0.0, seconds or settings.seconds):
+        begun, elapsed = 0, 1.0
+        for window in (settings.warm_up_s, seconds or settings.seconds):
             begun = done
             started = time.perf_counter()
-            until = started + (window or settings.warm_up_s)
+            until = started + window
             while time.perf_counter() < until:
                 execute("BEGIN IMMEDIATE")
                 for _ in range(rows):

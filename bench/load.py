@@ -31,15 +31,11 @@ class Acknowledged:
     events: int
     seconds: float
     latencies_s: list[float]
-    batches: int
+    mean_batch: float
 
     @property
     def per_second(self) -> float:
         return self.events / self.seconds
-
-    @property
-    def mean_batch(self) -> float:
-        return self.events / max(1, self.batches)
 
 
 @attrs.define
@@ -82,9 +78,7 @@ async def _append(session: Session, window: _Window) -> None:
             window.latencies_s.append(time.perf_counter() - started)
 
 
-async def acknowledged(
-    engine: Engine, sessions: list[Session], settings: Settings, *, busy: bool = False
-) -> Acknowledged:
+async def acknowledged(engine: Engine, sessions: list[Session], settings: Settings, *, busy: bool = False) -> Acknowledged:
     """Every session appends, waits for the receipt, and appends again; if `busy`, beside a task that burns."""
     window = _Window()
     async with trio.open_nursery() as nursery:
@@ -94,18 +88,21 @@ async def acknowledged(
         for session in sessions:
             nursery.start_soon(_append, session, window)
         await trio.sleep(settings.warm_up_s)
-        before = engine.statistics().writer.batches
+        before = engine.statistics().writer
         started = time.perf_counter()
         window.open = True
         await trio.sleep(settings.seconds)
         window.open = False
         seconds = time.perf_counter() - started
-        batches = engine.statistics().writer.batches - before
+        after = engine.statistics().writer
         window.over = True
         # The last receipts need not wait beside it, which for a starved thread would be long.
         burning.cancel()
     return Acknowledged(
-        events=len(window.latencies_s), seconds=seconds, latencies_s=window.latencies_s, batches=batches
+        events=len(window.latencies_s),
+        seconds=seconds,
+        latencies_s=window.latencies_s,
+        mean_batch=(after.events - before.events) / max(1, after.batches - before.batches),
     )
 
 

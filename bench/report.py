@@ -119,7 +119,8 @@ def median(values: Sequence[float]) -> float:
 def latencies_ms(latencies_s: Sequence[float]) -> dict[str, Value]:
     """The columns that describe latencies."""
     return {
-        f"p{name} ms": 1e3 * quantile(latencies_s, fraction) for name, fraction in (("50", 0.5), ("99", 0.99), ("99.9", 0.999))
+        f"p{name} ms": 1e3 * quantile(latencies_s, fraction)
+        for name, fraction in (("50", 0.5), ("99", 0.99), ("99.9", 0.999))
     }
 
 
@@ -138,8 +139,11 @@ def file_system(folder: Path) -> str:
     return best[1]
 
 
-def fdatasync_p50_ms(folder: Path) -> float:
-    """Median time of a write of one page with its sync, in a file that already has its length."""
+def fdatasync_p50_ms(folder: Path, *, growing: bool) -> float:
+    """Median time of a write of one page with its sync: at the end of a file that grows by it, or inside of a file.
+
+    A WAL grows until its first checkpoint and is overwritten from then on.
+    """
     sync = getattr(os, "fdatasync", os.fsync)
     path = folder / "sync-probe"
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
@@ -149,7 +153,7 @@ def fdatasync_p50_ms(folder: Path) -> float:
         times = []
         for n in range(50):
             started = time.perf_counter()
-            os.pwrite(descriptor, bytes([n]) * 4096, 0)
+            os.pwrite(descriptor, bytes([n]) * 4096, 4096 * (n + 1) if growing else 0)
             sync(descriptor)
             times.append(time.perf_counter() - started)
     finally:
@@ -174,6 +178,7 @@ def environment(settings: Settings) -> dict[str, Value]:
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "load_1m": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "file_system": file_system(settings.folder),
-        "fdatasync_p50_ms": round(fdatasync_p50_ms(settings.folder), 4),
+        "fdatasync_p50_ms": round(fdatasync_p50_ms(settings.folder, growing=False), 4),
+        "fdatasync_growing_p50_ms": round(fdatasync_p50_ms(settings.folder, growing=True), 4),
         "smoke": str(settings.smoke).lower(),
     }

@@ -25,6 +25,11 @@ Open = Callable[[str, str], AbstractAsyncContextManager[Engine]]
 """(path, name of the slow VFS) -> an open engine."""
 
 
+def _fast(path: str, _vfs: str) -> AbstractAsyncContextManager[Engine]:
+    """The same load on the platform's own disk: how long a batch holds the loop by its CPU time alone."""
+    return open_engine(path)
+
+
 def _in_commit(path: str, vfs: str) -> AbstractAsyncContextManager[Engine]:
     """COMMIT syncs, on the loop."""
     return open_engine(path, ports=Ports(vfs=vfs))
@@ -49,11 +54,16 @@ class _Beside:
 async def _model(path: str, vfs: str) -> AsyncIterator[Engine]:
     """The sync beside the loop, modelled: replies wait for it, the loop does not. No process, no real sync."""
     async with open_engine(path, durability="normal", ports=Ports(vfs=vfs)) as engine:
-        engine._core.writer._sync = _Beside()
+        engine._core.writer._sync = _Beside()  # no parameter of open_engine's offers this yet
         yield engine
 
 
-WAYS: dict[str, Open] = {"in COMMIT": _in_commit, "beside (model)": _model, "normal (none)": _nobody}
+WAYS: dict[str, Open] = {
+    "fast disk": _fast,
+    "in COMMIT": _in_commit,
+    "beside (model)": _model,
+    "normal (none)": _nobody,
+}
 """The ways to sync that are compared: the one place to add another. A way gets the slow VFS; where the sync happens in
 another process, that process must be slowed by DELAY_S too."""
 
@@ -89,11 +99,14 @@ def run(settings: Settings) -> Table:
             tickers = [ticker for _, ticker in measured]
             table.rows.append(_row(way, sessions, [one for one, _ in measured], tickers))
             longest = median([ticker.longest_ms for ticker in tickers])
-            table.aim(f"{way}, {sessions} sessions: longest wait of another task in ms, at most 2", longest, at_most=2)
+            if way != "fast disk":
+                table.aim(f"{way}, {sessions} sessions: longest wait of another task in ms, at most 2", longest, at_most=2)
     return table
 
 
-def _row(way: str, sessions: int, found: list[load.Acknowledged], tickers: list[load.Ticker]) -> dict[str, float | int | str | None]:
+def _row(
+    way: str, sessions: int, found: list[load.Acknowledged], tickers: list[load.Ticker]
+) -> dict[str, float | int | str | None]:
     late = [late for ticker in tickers for late in ticker.late_s]
     return {
         "sync": way,
