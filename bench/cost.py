@@ -19,7 +19,7 @@ import trio
 
 from bench import floor, load
 from bench.report import Settings, Table, median
-from engine import Limits, open_engine
+from engine import Limits, Session, open_engine
 from engine.events import BUILT_IN, Registry, digest, prepare
 from engine.ports import Ports
 
@@ -48,7 +48,7 @@ async def _work(rounds: int, settings: Settings, step: _Clocked, profile: cProfi
     async with open_engine(settings.file("cost"), ports=Ports(step=step)) as engine:
         made = await load.new_sessions(engine, SESSIONS)
 
-        async def one(session: load.Session) -> None:
+        async def one(session: Session) -> None:
             for n in range(rounds):
                 await session.append(load.part(n))
 

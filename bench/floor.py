@@ -15,7 +15,7 @@ import trio
 from bench import load
 from bench.recording import Recording, recorded, replay
 from bench.report import Settings, Table, median
-from engine import open_engine
+from engine import Session, open_engine
 from engine.events import to_json
 from engine.store import connect
 
@@ -76,7 +76,7 @@ def record(sessions: int, settings: Settings) -> tuple[Recording, int]:
             made = await load.new_sessions(engine, sessions)
             recording.begin()
 
-            async def one(session: load.Session) -> None:
+            async def one(session: Session) -> None:
                 for n in range(rounds):
                     await session.append(load.part(n))
 

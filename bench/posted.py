@@ -6,23 +6,27 @@ cannot be joined. Each burst counts until its last event is durable and its mess
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from bench import floor, load
 from bench.report import Settings, Table, median
-from engine import open_engine
+from engine import Engine, Session, open_engine
 
 TITLE = "posted: 100 sessions stream without waiting"
 SESSIONS = 100
 
 
-async def _measure(what: Callable[..., object], calls: int, settings: Settings) -> load.Posted:
+Burst = Callable[[Engine, list[Session], int], Awaitable[load.Posted]]
+
+
+async def _measure(what: Burst, calls: int, settings: Settings) -> load.Posted:
     async with open_engine(settings.file("posted")) as engine:
         sessions = await load.new_sessions(engine, SESSIONS)
         await what(engine, sessions, max(1, calls // 10))
-        return await what(engine, sessions, calls)  # type: ignore[misc,no-any-return]
+        return await what(engine, sessions, calls)
+    raise AssertionError("unreachable")
 
 
 def run(settings: Settings) -> Table:
