@@ -258,7 +258,7 @@ class _Core:
             type=prepared.definition.name,
             version=prepared.definition.version,
             event=prepared.event,
-            event_id=prepared.event_id or str(cursor),
+            event_id=item.event_id,
             occurred_at=place.occurred_at,
             recorded_at=place.recorded_at,
             causation_id=prepared.causation_id,

@@ -21,7 +21,7 @@ import trio
 
 from engine.commands import AnyCommand, Append, Flush, PostDelta, Replace
 from engine.errors import BrokenError, ClosedError, EngineError, ForkedError, OutcomeUnknownError, StorageError
-from engine.events import Receipt, Skipped
+from engine.events import APPLIED, Receipt, Skipped
 from engine.limits import Limits
 from engine.ports import ForkGuard, Mailbox, Ports, Sync, SyncUnavailableError
 from engine.store import SqlError, clean, translate
@@ -352,6 +352,9 @@ class Writer:
             self._break("the outcome of a COMMIT is unknown")
         if result.state == "committed" and (result.written or result.replaced):
             self._publish(result.written, result.replaced)
+            for item in result.written:
+                if item.outcome is not APPLIED:
+                    _log_skip(item)
         for command, answer in result.answers:
             self._answer(command, answer)
 
@@ -415,6 +418,17 @@ class Writer:
             self._events += len(result.written)
             self._sizes.append(len(result.written))
             self._latencies.append(duration_s)
+
+
+def _log_skip(item: Written) -> None:
+    log.warning(
+        "skipped (%s): event %s type %s session %s seq %d",
+        item.outcome.reason if isinstance(item.outcome, Skipped) else "-",
+        item.event_id,
+        item.prepared.definition.name,
+        item.recorded.session_id,
+        item.recorded.seq,
+    )
 
 
 def quantile(values: deque[int] | deque[float], fraction: float) -> float:
