@@ -6,8 +6,9 @@ a time and notes how late it wakes; without any appends its lateness is the mach
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import trio
 
@@ -16,6 +17,7 @@ from bench.disk import measured_disk
 from bench.report import Settings, Table, latencies_ms, median, quantile
 from engine import Engine, open_engine
 from engine.ports import Ports
+from engine.writer import SyncHelper
 
 TITLE = "slow_disk: a sync takes 10 ms"
 DELAY_S = 0.010
@@ -32,36 +34,27 @@ def _fast(path: str, _vfs: str) -> AbstractAsyncContextManager[Engine]:
 
 def _in_commit(path: str, vfs: str) -> AbstractAsyncContextManager[Engine]:
     """COMMIT syncs, on the loop."""
-    return open_engine(path, ports=Ports(vfs=vfs))
+    return open_engine(path, sync="commit", ports=Ports(vfs=vfs))
 
 
 def _nobody(path: str, vfs: str) -> AbstractAsyncContextManager[Engine]:
     """No sync per commit: what any way of syncing beside the loop can at best give the other tasks."""
-    return open_engine(path, durability="normal", ports=Ports(vfs=vfs))
+    return open_engine(path, durability="normal", sync="helper", ports=Ports(vfs=vfs, start_sync=_start_helper))
 
 
-class _Beside:
-    """A sync that takes as long as the slow disk's, without holding the loop."""
-
-    async def sync(self) -> None:
-        await trio.sleep(DELAY_S)
-
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
+def _helper(path: str, vfs: str) -> AbstractAsyncContextManager[Engine]:
+    """A process beside the engine syncs, on the same slow disk."""
+    return open_engine(path, sync="helper", ports=Ports(vfs=vfs, start_sync=_start_helper))
 
 
-@asynccontextmanager
-async def _model(path: str, vfs: str) -> AsyncIterator[Engine]:
-    """The sync beside the loop, modelled: replies wait for it, the loop does not. No process, no real sync."""
-    async with open_engine(path, durability="normal", ports=Ports(vfs=vfs)) as engine:
-        engine._core.writer._sync = _Beside()  # no parameter of open_engine's offers this yet
-        yield engine
+async def _start_helper(path: str) -> SyncHelper:
+    return await SyncHelper.start(path, (sys.executable, "-m", "bench.slow_helper", str(DELAY_S)))
 
 
 WAYS: dict[str, Open] = {
     "fast disk": _fast,
     "in COMMIT": _in_commit,
-    "beside (model)": _model,
+    "helper process": _helper,
     "normal (none)": _nobody,
 }
 """The ways to sync that are compared: the one place to add another. A way gets the slow VFS; where the sync happens in

@@ -294,7 +294,7 @@ class _Core:
     async def choose_sync(self, sync: SyncBy) -> None:
         """Decide who syncs, and start the helper where it is the one."""
         files = self.files
-        if files.durability != "full" or not self.writer.opened:
+        if not self.writer.opened:
             return
         if sync == "auto":
             if os.name != "posix" or self.ports.vfs is not None:
@@ -308,7 +308,9 @@ class _Core:
             except SyncUnavailableError as problem:
                 log.warning("%s; COMMIT syncs", problem)
                 return
-            await self.ports.step(lambda: files.sync_in_commit(False))
+            if files.durability == "full":
+                self.writer.sync_commits = True
+                await self.ports.step(lambda: files.sync_in_commit(False))
 
     async def sweep_at_open(self) -> None:
         """Sweep now where the disk lets us; on a full disk the sweep goes with the first write that fits."""
@@ -395,9 +397,10 @@ async def open_engine(
     newest first, never a part of one, and never the consistency of the file (synchronous=FULL and NORMAL in WAL mode:
     https://sqlite.org/pragma.html#pragma_synchronous). Cursors notice such a loss: their epoch ended earlier.
 
-    `sync` says who syncs with `"full"`: `"commit"` is COMMIT itself, inside the loop; `"helper"` a small process beside it,
-    so that a slow disk never stops the loop; `"auto"` tries the disk and takes the helper where a sync takes longer than
-    `Limits.slow_sync_s`.
+    `sync` says who syncs: `"commit"` is SQLite itself, inside the loop; `"helper"` a small process beside it, so that a slow
+    disk never stops the loop (with `"normal"` it only checkpoints); `"auto"` tries the disk and takes the helper where a sync
+    takes longer than `Limits.slow_sync_s`. With the helper a read may see a commit a moment before it is durable; receipts
+    and followers never do.
 
     `events` and `projections`: the user's own, beside the vocabulary. `sweep=False` leaves settling to `engine.sweep()`.
     `on_progress(done, total)` hears of a rebuild that a changed projection version makes necessary.

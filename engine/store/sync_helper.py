@@ -64,9 +64,9 @@ class WalFile:
             self._descriptor = -1
 
 
-def checkpoint_and_restart(path: str) -> None:
+def checkpoint_and_restart(path: str, vfs: str | None = None) -> None:
     """Copy the WAL into the file, and begin it anew with a commit of our own. Raises `apsw.Error` or an engine error."""
-    connection = connect(path, vfs=None, write=True, full=True)
+    connection = connect(path, vfs=vfs, write=True, full=True)
     try:
         # The engine is the one to clean up when it closes.
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)

@@ -92,7 +92,9 @@ class Writer:
         self._checkpoint = checkpoint
         self._publish = publish
         self.sync: Sync | None = None
-        """What makes commits durable, where COMMIT itself does not."""
+        """Who syncs beside the loop: checkpoints, and commits where COMMIT itself does not."""
+        self.sync_commits = False
+        """Whether a commit is answered only after `sync` has made it durable."""
         self._fork = ForkGuard()
         self.owed: Callable[[], list[AnyCommand]] | None = None
         """What an opening that had to wait owes beside its epoch: commands that go into the first batch that fits."""
@@ -246,7 +248,7 @@ class Writer:
                 return
             started = trio.current_time()
             result = await self._attempt(batch)
-            if result.state == "committed" and result.written and self.sync is not None:
+            if result.state == "committed" and result.written and self.sync is not None and self.sync_commits:
                 result = await self._sync_result(result, self.sync)
             self._count(result, trio.current_time() - started)
             self._finish(result)
