@@ -269,7 +269,8 @@ async def test_cursors_that_this_log_cannot_have_given_are_refused(tmp_path, aut
 
 
 @pytest.mark.parametrize(
-    "token", ["", "x", "abc", "abc-", "-5", "abc-01", "ABC-1", "abc-1 ", "abc-1\n", "abc-" + "9" * 20, "a" * 33 + "-1", "abc-١"]
+    "token",
+    ["", "x", "abc", "abc-", "-5", "abc-01", "ABC-1", "abc-1 ", "abc-1\n", "abc-" + "9" * 20, "a" * 33 + "-1", "abc-١"],
 )
 async def test_malformed_cursors_are_refused(token):
     """A token that is no cursor is refused by name, and never guessed at."""

@@ -9,7 +9,14 @@ import trio
 import trio.testing
 
 from engine import Limits, Skipped
-from engine.errors import ClosedError, InvalidArgumentError, InvalidEventError, OffsetError, TurnBusyError, UnknownMessageError
+from engine.errors import (
+    ClosedError,
+    InvalidArgumentError,
+    InvalidEventError,
+    OffsetError,
+    TurnBusyError,
+    UnknownMessageError,
+)
 from engine.events import MessageRemoved, MessageUpdated, PartDelta, PartUpdated, SessionNoted, SessionRemoved, ToolUpdated
 from tests.support.engines import Gate, checked_engine
 
