@@ -63,6 +63,11 @@ async def look_settled(engine: Any, name: str, texts: dict[str, str]) -> None:
         assert view.text.startswith(texts.get(name, "")), (name, view.text)
 
 
+def pair(number: int) -> tuple[Envelope, Envelope]:
+    """Two events with ids of their own."""
+    return Envelope(SessionNoted("n", "k"), f"a{number}"), Envelope(SessionNoted("n", "k"), f"b{number}")
+
+
 async def test_an_append_cancelled_at_every_checkpoint_is_there_or_not(tmp_path, autojump_clock):
     """The same ids sent again answer Duplicate or commit, and the log holds each once."""
     path = tmp_path / "a.db"
@@ -71,16 +76,12 @@ async def test_an_append_cancelled_at_every_checkpoint_is_there_or_not(tmp_path,
         session = await engine.create_session("s")
 
         async def append(number: int) -> None:
-            await session.append(
-                Envelope(SessionNoted("n", "k"), f"a{number}"), Envelope(SessionNoted("n", "k"), f"b{number}")
-            )
+            await session.append(*pair(number))
 
         last = 0
         async for number in cancelled_at_every_checkpoint(append):
             last = number
-            receipt = await session.append(
-                Envelope(SessionNoted("n", "k"), f"a{number}"), Envelope(SessionNoted("n", "k"), f"b{number}")
-            )
+            receipt = await session.append(*pair(number))
             kinds = {type(entry.outcome) for entry in receipt.events}
             assert len(kinds) == 1, "half an append was written"
         log = (await engine.read.log(limit=1000)).items

@@ -70,10 +70,14 @@ async def test_an_exception_of_the_body_settles_as_error_and_comes_out_unwrapped
     error = BodyError("mine")
     async with checked_engine(tmp_path / "a.db") as engine:
         session = await engine.create_session("s")
-        with pytest.raises(BodyError) as caught:
+
+        async def body() -> None:
             async with session.turn() as turn, turn.message() as message:
                 await message.text("half")
                 raise error
+
+        with pytest.raises(BodyError) as caught:
+            await body()
         assert caught.value is error
         view = await only_message(engine)
         assert (view.status, view.text) == ("error", "half")
@@ -112,10 +116,14 @@ async def test_an_error_beside_a_cancellation_is_an_error(tmp_path, autojump_clo
 
     async with checked_engine(tmp_path / "a.db") as engine:
         session = await engine.create_session("s")
-        with pytest.raises(ExceptionGroup) as caught:
+
+        async def body() -> None:
             async with session.turn() as turn, turn.message(), trio.open_nursery() as nursery:
                 nursery.start_soon(trio.sleep_forever)
                 nursery.start_soon(fail)
+
+        with pytest.raises(ExceptionGroup) as caught:
+            await body()
         assert caught.group_contains(BodyError)
         assert (await only_message(engine)).status == "error"
 
@@ -288,13 +296,17 @@ async def test_the_failure_of_a_messages_post_is_raised_by_the_message(tmp_path,
     """A message hears of its own lost text, by its next call or by leaving it, and settles as error."""
     async with checked_engine(tmp_path / "a.db") as engine:
         session = await engine.create_session("s")
-        with pytest.raises(OffsetError):
+
+        async def body() -> None:
             async with session.turn() as turn, turn.message() as message:
                 await message.text("abc")
                 await session.flush()
                 part = (await only_message(engine)).parts[0].part_id
                 await session.append(PartDelta(part, message.id, "text", 3, "foreign"))
                 await message.text("def")
+
+        with pytest.raises(OffsetError):
+            await body()
         assert (await only_message(engine)).status == "error"
         await session.flush()
 
