@@ -429,7 +429,9 @@ async def open_engine(
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            core: _Core = await nursery.start(_host, files, limits, ports)
+            # Cancelled in here, the host would run on with nobody left to close it; it starts without waiting for anything.
+            with trio.CancelScope(shield=True):
+                core: _Core = await nursery.start(_host, files, limits, ports)
             try:
                 await core.begin()
                 await core.choose_sync(sync)

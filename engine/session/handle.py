@@ -161,8 +161,11 @@ class Session:
     async def flush(self) -> None:
         """Wait until everything this handle posted is durable; raises what failed."""
         self.raise_failed()
-        await self.drain()
-        self.raise_failed()
+        try:
+            await self.drain()
+        finally:
+            # A batch that failed with this flush in it failed the posts before it: that is told once, not twice.
+            self.raise_failed()
 
     async def drain(self) -> None:
         """Wait until everything posted in this session is written or refused; raises no failure of a post."""

@@ -19,7 +19,8 @@ async def test_seqs_are_dense_per_session_and_positions_rise(tmp_path, autojump_
 
         async def produce(session) -> None:
             for number in range(10):
-                receipts.append(await session.append(SessionNoted(f"n{number}", "k"), SessionNoted(f"x{number}", "k")))
+                receipt = await session.append(SessionNoted(f"n{number}", "k"), SessionNoted(f"x{number}", "k"))
+                receipts.append(receipt)
 
         sessions = [await engine.create_session(f"s{n}") for n in range(5)]
         async with trio.open_nursery() as nursery:

@@ -106,19 +106,21 @@ async def test_what_was_accepted_is_committed_at_shutdown(tmp_path, watched, aut
     """Leaving the engine with posts and appends in hand commits and answers all of them."""
     gate = Gate()
     answers: list[object] = []
-    async with trio.open_nursery() as nursery:
-        async with checked_engine(tmp_path / "a.db", ports=gate.ports(reply=watched)) as engine:
-            session = await engine.create_session("s")
-            gate.close()
+    async with (
+        trio.open_nursery() as nursery,
+        checked_engine(tmp_path / "a.db", ports=gate.ports(reply=watched)) as engine,
+    ):
+        session = await engine.create_session("s")
+        gate.close()
 
-            async def append(number: int) -> None:
-                answers.append(await session.append(SessionNoted(f"a{number}", "k")))
+        async def append(number: int) -> None:
+            answers.append(await session.append(SessionNoted(f"a{number}", "k")))
 
-            for number in range(10):
-                nursery.start_soon(append, number)
-                await session.post(SessionNoted(f"p{number}", "k"))
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(_open_when_blocked, gate)
+        for number in range(10):
+            nursery.start_soon(append, number)
+            await session.post(SessionNoted(f"p{number}", "k"))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(_open_when_blocked, gate)
     assert len(answers) == 10
     assert len(watched.answers) == len(set(watched.answers))
     assert count_rows(tmp_path / "a.db") == 21
