@@ -83,7 +83,10 @@ class BatchResult:
 
 
 class _RolledBackError(Exception):
-    """SQLite undid the whole transaction in mid-batch."""
+    """SQLite undid the whole transaction in mid-batch, because of `error`."""
+
+    def __init__(self, error: EngineError) -> None:
+        self.error = error
 
 
 class Transactor:
@@ -116,11 +119,13 @@ class Transactor:
                 self._run_command(command, now, result)
             if result.written or result.replaced:
                 self._log.save_checkpoints(self._projector.checkpoint_names, self._log.last_position())
-        except (SqlError, _RolledBackError) as problem:
+        except SqlError as problem:
             self._roll_back()
-            cause = problem.__cause__ if isinstance(problem, _RolledBackError) else problem
-            assert isinstance(cause, SqlError)
-            return self._failed(batch, "nothing", translate(cause, "write a batch"))
+            return self._failed(batch, "nothing", translate(problem, "write a batch"))
+        except _RolledBackError as problem:
+            self._roll_back()
+            why = f"SQLite undid all of it after: {problem.error.describe()}"
+            return self._failed(batch, "nothing", StorageError("write a batch", why))
         except BaseException:
             self._roll_back()
             raise
@@ -192,25 +197,28 @@ class Transactor:
         try:
             receipt = self._carry_out(command, now, result)
         except CallerError as error:
-            self._undo(marks, result)
+            self._undo(marks, result, error)
             result.answers.append((command, error))
         except SqlError as problem:
             if not is_constraint(problem):
                 raise
-            self._undo(marks, result)
-            result.answers.append((command, translate(problem, f"append to {command.session_id!r}")))
+            refusal = translate(problem, f"append to {command.session_id!r}")
+            self._undo(marks, result, refusal)
+            result.answers.append((command, refusal))
         else:
             self._log.release()
             result.answers.append((command, receipt))
 
-    def _undo(self, marks: tuple[int, int, int], result: BatchResult) -> None:
+    def _undo(self, marks: tuple[int, int, int], result: BatchResult, error: EngineError) -> None:
         del result.written[marks[0] :]
         del result.replaced[marks[1] :]
         result.duplicates = marks[2]
         try:
             self._log.undo_savepoint()
-        except SqlError as problem:
-            raise _RolledBackError from problem
+        except SqlError:
+            if self._log.in_transaction:
+                raise
+            raise _RolledBackError(error) from None
 
     def _carry_out(self, command: Append | PostDelta | Replace, now: int, result: BatchResult) -> Receipt:
         if isinstance(command, Append):
