@@ -95,7 +95,9 @@ async def test_a_fault_at_each_rare_operation_loses_and_invents_nothing(tmp_path
     for operation, kind in EACH:
         folder = tmp_path / f"{operation}-{kind}"
         folder.mkdir()
-        met[operation, kind] = await enumerate_faults(folder, start, operation, kind, "eio", False, EVERY or MANY.get((operation, kind), 1))
+        met[operation, kind] = await enumerate_faults(
+            folder, start, operation, kind, "eio", False, EVERY or MANY.get((operation, kind), 1)
+        )
     assert met["sync", "wal"] > 10
     assert met["sync", "main"] > 0
     assert met["write", "main"] > 1
