@@ -169,7 +169,10 @@ ROLLING_BACK = (
     "CREATE TRIGGER foreign_trigger AFTER INSERT ON event WHEN NEW.data LIKE '%poison%' "
     "BEGIN SELECT RAISE(ROLLBACK, 'poisoned'); END",
 )
-ROLLED_BACK = "write a batch: SQLite undid all of it after: append to 'b': constraint: poisoned (SQLite code 1811); nothing was written"
+ROLLED_BACK = (
+    "write a batch: SQLite undid all of it after: append to 'b': constraint: poisoned (SQLite code 1811); "
+    "nothing was written"
+)
 
 
 async def append_together(path: Path, *, projections: tuple[type, ...] = ()) -> dict[str, object]:
@@ -262,7 +265,7 @@ class Swallowing:
 
 @pytest.mark.parametrize("kind", [Tally, Swallowing])
 async def test_a_rollback_in_a_users_table_fails_the_batch_and_not_the_writer(tmp_path: Path, kind: type) -> None:
-    """A trigger on the user's own table rolls back: nobody is told that it was written, whether or not the handler noticed."""
+    """A trigger on the user's own table rolls back: nobody is told that it was written, even if the handler hid it."""
     path, table = tmp_path / "log.db", kind.__name__.lower()
     # given
     async with open_engine(path, projections=[kind]):
