@@ -1,8 +1,8 @@
 """The demo's agents: each plays scripts in a session of its own, while others remove, repeat and come late.
 
 Owns: playing a turn, and the races around it. Must not know: how the outcome is checked.
-Invariants: whatever an agent is told goes to the ledger; a refusal that a race explains is counted, any other error comes
-out. What races: removals with late parts, finishes with late updates, one delivery with its copies, a stop with a stream, a
+Invariants: whatever an agent is told goes to the ledger, refusals too; an error ends the agent that got it, and no other.
+What races: removals with late parts, finishes with late updates, one delivery with its copies, a stop with a stream, a
 session's removal with writes of its old life.
 """
 
@@ -18,7 +18,7 @@ import trio.lowlevel
 
 from engine.cli.demo.ledger import Ledger
 from engine.cli.demo.script import Answer, Call, Say, Spend, Step, TurnScript, Whole
-from engine.errors import CallerError, TurnBusyError
+from engine.errors import CallerError, EngineError, TurnBusyError
 from engine.events import (
     Envelope,
     MessageRemoved,
@@ -51,7 +51,17 @@ class Agent:
         self._count = 0
 
     async def run(self, go_on: Callable[[], bool], *, create: bool = True, end: bool = True) -> None:
-        """Play turns while `go_on()`; with `end`, the session may be removed afterwards, under late writes."""
+        """Play turns while `go_on()`; with `end`, the session may be removed afterwards, under late writes.
+
+        An error that no race explains ends this agent alone, and is counted.
+        """
+        try:
+            await self._run(go_on, create=create, end=end)
+        except* EngineError as group:
+            for error in _leaves(group):
+                self._ledger.refuse(error)
+
+    async def _run(self, go_on: Callable[[], bool], *, create: bool, end: bool) -> None:
         if create:
             session = await self._workspace.create_session(self._name, title=f"demo {self._name}")
         else:
@@ -209,3 +219,11 @@ class Agent:
             await self._append(session, SessionNoted(f"late-life-{number}", "late"))
             name = f"late-life-{number}"
             await self._append(session, MessageUpdated(name, "user"), PartUpdated(f"p-{name}", name, "text", {}))
+
+
+def _leaves(group: BaseExceptionGroup[EngineError]) -> Iterator[EngineError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

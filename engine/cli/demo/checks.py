@@ -212,13 +212,15 @@ def read_model_is_the_fold(evidence: Evidence) -> Promise:
     """A rebuild gives the tables that were there, row for row."""
     rows = sum(table.rows for table in evidence.tables.values())
     wrong = [
-        f"table {name}: {before.rows} rows, {evidence.rebuilt[name].rows} after the rebuild"
+        f"table {name}: {before}, after the rebuild {evidence.rebuilt.get(name)}"
         for name, before in evidence.tables.items()
-        if evidence.rebuilt[name] != before
+        if evidence.rebuilt.get(name) != before
     ]
+    if evidence.rebuild_problem is not None:
+        wrong.insert(0, evidence.rebuild_problem)
     return _promise("the read model is what a rebuild makes", rows, f"{rows:,} rows of {len(evidence.tables)} tables", wrong)
 
 
 def file_is_sound(evidence: Evidence) -> Promise:
     """SQLite finds nothing wrong, and no row without its parent."""
-    return _promise("the file is sound", 1, "integrity and foreign keys", evidence.integrity)
+    return _promise("the file is sound", len(evidence.rebuilt), "integrity and foreign keys", evidence.integrity)

@@ -18,7 +18,7 @@ from engine.cli.demo.checks import Promise
 from engine.cli.demo.run import Evidence, Plan, new_seed, run_demo
 from engine.cli.options import Settings, shared_options
 
-DEFAULT_SESSIONS, DEFAULT_SECONDS = 50, 4.0
+DEFAULT_SESSIONS, DEFAULT_SECONDS = 50, 3.0
 
 
 @click.command("demo")

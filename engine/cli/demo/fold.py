@@ -13,6 +13,8 @@ import attrs
 
 from engine.cli.demo.ledger import Acked, MessageKey
 from engine.events import (
+    START,
+    After,
     MessageFinished,
     MessageRemoved,
     MessageUpdated,
@@ -54,6 +56,7 @@ class Fold:
     usage: dict[tuple[str, int, str], tuple[int, UsageRecorded]] = attrs.field(factory=dict)
     """The last report of each step, with its position."""
     bytes: int = 0
+    cursor: After = START
 
     def add(self, item: RecordedEvent) -> None:
         """Take in the next event of the log."""
@@ -65,6 +68,7 @@ class Fold:
             self.order.append(f"position {item.position} after {self.last[None]}")
         self.heads[item.session_id] = item.seq
         self.last[item.session_id] = self.last[None] = item.position
+        self.cursor = item.cursor
         self.types[item.type] += 1
         self.bytes += item.size_bytes
         place = (item.session_id, item.incarnation, item.seq, item.position, item.event_id, item.type, outcome)

@@ -20,6 +20,7 @@ from engine.cli.demo.checks import Promise, check_all
 from engine.cli.demo.fold import Fold
 from engine.cli.demo.followers import Follower, wait_for
 from engine.cli.demo.ledger import Acked, Ledger
+from engine.errors import EngineError
 from engine.events import RecordedEvent
 from engine.limits import Limits
 from engine.maintenance import Fingerprint, SweepReport
@@ -74,6 +75,7 @@ class Evidence:
     live: dict[str, int] = attrs.field(factory=dict)
     tables: dict[str, Fingerprint] = attrs.field(factory=dict)
     rebuilt: dict[str, Fingerprint] = attrs.field(factory=dict)
+    rebuild_problem: str | None = None
     integrity: list[str] = attrs.field(factory=list)
 
 
@@ -179,10 +181,9 @@ async def _reopen(evidence: Evidence) -> None:
 
 async def _read_on(fold: Fold, workspace: Workspace) -> None:
     """Fold what the log has beyond what was folded before."""
-    position = fold.last.get(None, 0)
-    async with workspace.log() as log:
+    async with workspace.log(after=fold.cursor) as log:
         async for item in log:
-            if isinstance(item, RecordedEvent) and item.position > position:
+            if isinstance(item, RecordedEvent):
                 fold.add(item)
 
 
@@ -197,7 +198,11 @@ async def _gather(evidence: Evidence) -> None:
         for name in {key[0] for key in evidence.ledger.usage}:
             evidence.usage_of[name] = await workspace.read.usage(name)
         evidence.tables = await reader.fingerprint()
-    await rebuild(plan.path)
+    try:
+        await rebuild(plan.path)
+    except EngineError as problem:
+        evidence.rebuild_problem = str(problem)
+        return
     async with open_reader(plan.path) as reader:
         evidence.rebuilt = await reader.fingerprint()
         evidence.integrity = await reader.integrity()
