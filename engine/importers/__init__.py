@@ -154,9 +154,7 @@ def _read(records: Iterator[Record], name: str, report: Callable[[int | None, st
         else:
             reader.add(record)
     if reader is None:
-        raise ImportFileError(
-            name, "is no transcript of a known format (claude_code, codex, opencode), or not a whole one"
-        )
+        raise ImportFileError(name, "is no transcript of a known format (claude_code, codex, opencode), or not a whole one")
     return format_name, reader, reader.objects if isinstance(reader, opencode.Reader) else count
 
 

@@ -73,9 +73,7 @@ class SessionBuilder:
         self._key, self._count, self._line, self._size = "", 0, 0, 0
         self._moment: int | None = None
         self._titled = False
-        self._records, self._events, self._messages, self._parts, self._call_ids, self._notes = (
-            Ids() for _ in range(6)
-        )
+        self._records, self._events, self._messages, self._parts, self._call_ids, self._notes = (Ids() for _ in range(6))
         self._current: dict[str, str] = {}
         self._finished: set[str] = set()
         self._usage: dict[str, UsageRecorded] = {}

@@ -35,9 +35,7 @@ Prompts = dict[str, list[tuple[SessionBuilder, str]]]
 class Conversation:
     """Turns the records of one session into its events."""
 
-    def __init__(
-        self, builder: SessionBuilder, root: str, prompts: Prompts, builders: Mapping[str, SessionBuilder]
-    ) -> None:
+    def __init__(self, builder: SessionBuilder, root: str, prompts: Prompts, builders: Mapping[str, SessionBuilder]) -> None:
         self.builder = builder
         self._root = root
         self._prompts = prompts
@@ -54,11 +52,7 @@ class Conversation:
             return
         self._seen[key] = digest
         kind, message = value.get("type"), value.get("message")
-        if (
-            kind in ("user", "assistant")
-            and isinstance(message, dict)
-            and isinstance(message.get("content"), str | list)
-        ):
+        if kind in ("user", "assistant") and isinstance(message, dict) and isinstance(message.get("content"), str | list):
             if self._compacting and value.get("isCompactSummary") is not True:
                 self._compacting = False
                 builder.emit(ContextCompacted())
@@ -224,9 +218,7 @@ def _is_result(block: Any) -> bool:
 
 def texts_of(content: Any) -> list[str]:
     blocks = content if isinstance(content, list) else [content]
-    texts = [
-        block.get("text") if isinstance(block, dict) and block.get("type") == "text" else block for block in blocks
-    ]
+    texts = [block.get("text") if isinstance(block, dict) and block.get("type") == "text" else block for block in blocks]
     return [text for text in texts if isinstance(text, str)]
 
 

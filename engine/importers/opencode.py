@@ -184,9 +184,7 @@ class Reader:
             )
         elif child is not None:
             builder.link(call_id, clean_id(child))
-        rest = {
-            name: value for name, value in state.items() if name not in ("input", "output", "error", "time", "status")
-        }
+        rest = {name: value for name, value in state.items() if name not in ("input", "output", "error", "time", "status")}
         if any(rest.values()) or part.get("metadata"):
             builder.note("tool", {"callID": call_id, **rest, "part_metadata": part.get("metadata")})
 

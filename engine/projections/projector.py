@@ -44,7 +44,7 @@ class Projector:
         }
         self._deciding = self._dispatch(built_in=True)
         self._following = self._dispatch(built_in=False)
-        self.checkpoint_names = json.dumps([p.name for p in self._projections])
+        self.names = tuple(p.name for p in self._projections)
 
     def _check_names(self) -> None:
         names: set[str] = set()
@@ -73,20 +73,22 @@ class Projector:
 
     # --- live ---------------------------------------------------------------------------------
 
-    def apply(self, event: Any, recorded: Recording) -> Applied | Skipped:
-        """Let the built-in projections decide, then show an applied event to the others.
+    def decide(self, event: Any, recorded: Recording) -> Applied | Skipped:
+        """Let the built-in projections apply the event, or say why it changes nothing.
 
-        Raises the refusal of a built-in projection, or `ProjectionFailedError`; the caller undoes its savepoint.
+        Raises the refusal of one of them; the caller undoes its savepoint.
         """
-        cls = type(event)
-        for _, tx, handler in self._deciding.get(cls, ()):
+        for _, tx, handler in self._deciding.get(type(event), ()):
             outcome = handler(tx, event, recorded)
             if isinstance(outcome, Skipped):
                 return outcome
-        following = self._following.get(cls)
+        return APPLIED
+
+    def follow(self, event: Any, recorded: Recording) -> None:
+        """Show an applied event to the users' projections. Raises `ProjectionFailedError`."""
+        following = self._following.get(type(event))
         if following:
             self._follow(following, event, recorded)
-        return APPLIED
 
     def _follow(self, bound: list[_Bound], event: Any, recorded: Recording) -> None:
         for projection, tx, handler in bound:
@@ -109,8 +111,12 @@ class Projector:
     def replacing(self, session_key: int) -> Iterator[None]:
         """Wipe one incarnation's read model, let the block append it anew, then bring the users' projections along.
 
-        A user's tables cannot be told apart by incarnation, so they are wiped and replayed whole, in this transaction.
+        A user's tables cannot be told apart by incarnation, so they are wiped and replayed whole, in this transaction;
+        those of projections that this process does not know, when one comes that does: their checkpoints go.
         """
+        self._log.connection.execute(
+            "DELETE FROM projection WHERE name NOT IN (SELECT value FROM json_each(?))", (json.dumps(self.names),)
+        )
         for table, column in (
             ("session", "key"),
             ("tombstone", "session_key"),
@@ -132,11 +138,11 @@ class Projector:
     def stale(self) -> list[Projection]:
         """The projections whose tables are missing, of another version, or behind the log."""
         stored = self._stored_checkpoints()
-        head = self._log.last_position()
+        head = self._log.last_event()
         found = []
         for projection in self._projections:
             version, position = stored.get(projection.name, (0, 0))
-            if version != projection.version or position != head:
+            if version != projection.version or position < head:
                 found.append(projection)
         if any(projection.built_in for projection in found):
             # The built-in tables depend on each other, so they are rebuilt together.
@@ -265,7 +271,7 @@ class Projector:
             progress(replayed, total)
         for projection in projections:
             connection.execute(
-                "REPLACE INTO projection VALUES(?, ?, ?)", (projection.name, projection.version, self._log.last_position())
+                "REPLACE INTO projection VALUES(?, ?, ?)", (projection.name, projection.version, self._log.last_event())
             )
         return replayed
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import trio
 
 from engine.commands import AnyCommand, Append, PostDelta
-from engine.errors import BrokenError, EngineError, TurnBusyError
+from engine.errors import BrokenError, ClosedError, EngineError, TurnBusyError
 from engine.limits import Limits
 from engine.ports import Mailbox, Ports
 from engine.store import clean
@@ -26,10 +27,24 @@ if TYPE_CHECKING:
     from engine.session.turn import Turn
 
 
+@attrs.define(eq=False)
+class Slot:
+    """A session's one running slot. It outlives an actor that failed, so that no second turn starts beside the first."""
+
+    turn: Turn | None = None
+    removals: int = 0
+
+    @property
+    def free(self) -> bool:
+        return self.turn is None and not self.removals
+
+
 class SessionActor:
     """One live session."""
 
-    def __init__(self, workspace: str, session_id: str, *, writer: Writer, ports: Ports, limits: Limits) -> None:
+    def __init__(
+        self, workspace: str, session_id: str, *, writer: Writer, ports: Ports, limits: Limits, slot: Slot | None = None
+    ) -> None:
         self.workspace = workspace
         self.session_id = session_id
         self._writer = writer
@@ -40,9 +55,9 @@ class SessionActor:
             bytes_max=limits.mailbox_bytes_max,
         )
         self._in_hand: AnyCommand | None = None
+        self._asked = 0
         self._last_delta: PostDelta | None = None
-        self.turn: Turn | None = None
-        self._removals = 0
+        self.slot = slot or Slot()
         self.last_used = 0.0
         self._retiring = False
         self.retired = False
@@ -51,15 +66,15 @@ class SessionActor:
 
     async def accept(self, command: AnyCommand) -> None:
         """Take a command into the session's order; waits only for room. Cancelled while waiting: it was not accepted."""
+        self._asked += 1
+        self._last_delta = None
         if self._nothing_waits:
             try:
                 self._writer.send_nowait(command)
             except trio.WouldBlock:
                 pass
             else:
-                self._last_delta = None
                 return
-        self._last_delta = None
         await self._mailbox.put(command, command.size_bytes)
 
     async def accept_delta(self, command: PostDelta) -> None:
@@ -68,8 +83,11 @@ class SessionActor:
         if last is not None and last.joins(command, self._limits.delta_chars_max):
             last.join(command)
             return
+        asked = self._asked + 1
         await self.accept(command)
-        self._last_delta = command
+        # Nothing may be joined to it across a command that was asked for while it waited for room.
+        if self._asked == asked:
+            self._last_delta = command
 
     @property
     def _nothing_waits(self) -> bool:
@@ -78,25 +96,39 @@ class SessionActor:
     @property
     def idle(self) -> bool:
         """Whether it could be passivated now: nothing waits and no turn runs."""
-        return self._nothing_waits and self.turn is None and not self._removals
+        return self._nothing_waits and self.slot.free
+
+    @property
+    def turn(self) -> Turn | None:
+        """The live turn."""
+        return self.slot.turn
 
     def begin_turn(self, turn: Turn) -> None:
-        """Take the running slot, or `TurnBusyError`."""
-        if self.turn is not None or self._removals:
+        """Take the running slot, or `TurnBusyError`; `ClosedError` once the engine is closing."""
+        if self._retiring:
+            raise ClosedError("the engine")
+        if not self.slot.free:
             raise TurnBusyError(self.session_id)
-        self.turn = turn
+        self.slot.turn = turn
 
     def end_turn(self, turn: Turn) -> None:
         """Give the slot back."""
-        if self.turn is turn:
-            self.turn = None
+        if self.slot.turn is turn:
+            self.slot.turn = None
+        self._look_again()
 
     def begin_removal(self) -> None:
         """Let no turn start until `end_removal`: what a removal drains must not start again before it commits."""
-        self._removals += 1
+        self.slot.removals += 1
 
     def end_removal(self) -> None:
-        self._removals -= 1
+        """Let turns start again."""
+        self.slot.removals -= 1
+        self._look_again()
+
+    def _look_again(self) -> None:
+        if self._retiring and not self.retired:
+            self._mailbox.poke()
 
     def retire(self) -> None:
         """End the loop once nothing waits."""

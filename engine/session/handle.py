@@ -6,7 +6,6 @@ Must not know: SQL, the batch. A handle belongs to one incarnation: after the se
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +14,7 @@ import attrs
 import trio
 
 from engine.commands import Append, Flush, PostDelta
-from engine.errors import EngineError, EventTooLargeError, ForkedError, InvalidArgumentError
+from engine.errors import EngineError, EventTooLargeError, InvalidArgumentError
 from engine.events import (
     MessageRemoved,
     PartDelta,
@@ -27,7 +26,7 @@ from engine.events import (
 )
 from engine.events import Registry as EventRegistry
 from engine.limits import Limits
-from engine.ports import Ports
+from engine.ports import ForkGuard, Ports
 from engine.session.actor import SessionActor
 from engine.session.registry import Registry
 from engine.session.turn import Turn, inside
@@ -45,7 +44,7 @@ class SessionContext:
     ports: Ports
     limits: Limits
     open_tools: OpenTools
-    pid: int = attrs.field(factory=os.getpid)
+    fork: ForkGuard = attrs.field(factory=ForkGuard)
 
 
 class Session:
@@ -93,9 +92,9 @@ class Session:
         """
         self.raise_failed()
         prepared = self.prepare(events)
-        removal = next((p.event for p in prepared if isinstance(p.event, _REMOVALS)), None)
-        if removal is not None:
-            return await self._remove(removal, prepared, expected_seq, strict)
+        removals = [item.event for item in prepared if type(item.event) in _REMOVALS]
+        if removals:
+            return await self._remove(removals, prepared, expected_seq, strict)
         return await self.write(prepared, expected_seq, strict)
 
     async def write(
@@ -110,21 +109,23 @@ class Session:
             events=prepared,
             expected_seq=expected_seq,
             strict=strict,
-            reply=context.ports.reply(),
+            size_bytes=sum([len(p.data) for p in prepared]),
+            reply=(reply := context.ports.reply()),
         )
         await self.actor().accept(command)
-        assert command.reply is not None
-        return await command.reply.wait()
+        receipt: Receipt = await reply.wait()
+        return receipt
 
     async def post(self, *events: Any, sink: Any = None) -> None:
         """Hand events over without waiting for their commit; they join the next group commit, in order.
 
         Waits only while the engine has too much in hand. A failure is logged, counted, and raised by the next call on this
-        handle. Text that continues a waiting `PartDelta` is joined to it. Cancelled while waiting for room: not accepted.
+        handle. Text that continues a waiting `PartDelta` is joined to it. Cancelled: not accepted.
         """
         self.raise_failed()
+        await trio.lowlevel.checkpoint_if_cancelled()
         prepared = self.prepare(events)
-        if any(isinstance(p.event, _REMOVALS) for p in prepared):
+        if any(type(p.event) in _REMOVALS for p in prepared):
             raise InvalidArgumentError("events", "a removal drains the turn it touches, so it is appended, not posted")
         actor = self.actor()
         if len(prepared) == 1 and type(prepared[0].event) is PartDelta and _is_bare(prepared[0]):
@@ -136,10 +137,11 @@ class Session:
                     session_id=self._id,
                     incarnation=self._incarnation,
                     events=prepared,
+                    size_bytes=sum([len(p.data) for p in prepared]),
                     sink=sink or self,
                 )
             )
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _delta(self, event: PartDelta, sink: Any) -> PostDelta:
         return PostDelta(
@@ -152,14 +154,18 @@ class Session:
             offset=event.offset,
             chars=len(event.text),
             pieces=[event.text],
+            size_bytes=4 * len(event.text),
             sink=sink,
         )
 
     async def flush(self) -> None:
         """Wait until everything this handle posted is durable; raises what failed."""
         self.raise_failed()
-        await self.drain()
-        self.raise_failed()
+        try:
+            await self.drain()
+        finally:
+            # A batch that failed with this flush in it failed the posts before it: that is told once, not twice.
+            self.raise_failed()
 
     async def drain(self) -> None:
         """Wait until everything posted in this session is written or refused; raises no failure of a post."""
@@ -185,8 +191,7 @@ class Session:
         cancelled, only the wait ends.
         """
         self.raise_failed()
-        actor = self._context.registry.live(self._workspace, self._id)
-        turn = actor.turn if actor is not None else None
+        turn = self._live_turn()
         if turn is None:
             await trio.lowlevel.checkpoint()
             return False
@@ -206,31 +211,36 @@ class Session:
         return await self.append(MessageRemoved(message_id))
 
     async def _remove(
-        self, removal: Any, prepared: tuple[PreparedEvent, ...], expected_seq: int | None, strict: bool
+        self, removals: list[Any], prepared: tuple[PreparedEvent, ...], expected_seq: int | None, strict: bool
     ) -> Receipt:
         actor = self.actor()
         actor.begin_removal()
         try:
-            turn = actor.turn
-            touched = turn is not None and (not isinstance(removal, MessageRemoved) or turn.holds(removal.message_id))
-            if turn is not None and touched and not inside(turn):
-                turn.stop(type(removal).__name__)
+            turn = self._live_turn()
+            touching = [removal for removal in removals if turn is not None and turn.is_touched_by(removal)]
+            if turn is not None and touching and not inside(turn):
+                turn.stop(type(touching[0]).__name__)
                 with trio.move_on_after(self._context.limits.drain_s):
                     await turn.drained.wait()
             receipt = await self.write(prepared, expected_seq, strict)
-            if turn is not None and touched and inside(turn) and not isinstance(removal, MessageRemoved):
-                turn.stop(type(removal).__name__)
+            ending = next((removal for removal in touching if not isinstance(removal, MessageRemoved)), None)
+            if turn is not None and ending is not None and inside(turn):
+                turn.stop(type(ending).__name__)
             return receipt
         finally:
             actor.end_removal()
+
+    def _live_turn(self) -> Turn | None:
+        """The turn that runs in this incarnation: one of a later life of the id is nobody's business here."""
+        actor = self._context.registry.live(self._workspace, self._id)
+        turn = actor.turn if actor is not None else None
+        return turn if turn is not None and turn.session.incarnation == self._incarnation else None
 
     # --- inner --------------------------------------------------------------------------------
 
     def prepare(self, events: tuple[Any, ...]) -> tuple[PreparedEvent, ...]:
         """Check and encode what a call was given."""
         context = self._context
-        if os.getpid() != context.pid:
-            raise ForkedError(context.pid)
         limits = context.limits
         if not events:
             raise InvalidArgumentError("events", "expected at least one")
@@ -246,7 +256,8 @@ class Session:
         return prepared
 
     def actor(self) -> SessionActor:
-        """The session's live actor."""
+        """The session's live actor. Raises `ForkedError` in a forked child, `ClosedError` once the engine is closing."""
+        self._context.fork.check()
         return self._context.registry.actor(self._workspace, self._id)
 
     @property
@@ -264,7 +275,7 @@ class Session:
             raise self._failures.popleft()
 
 
-_REMOVALS = (MessageRemoved, SessionRemoved, SessionRewound)
+_REMOVALS = frozenset((MessageRemoved, SessionRemoved, SessionRewound))
 
 
 def _is_bare(prepared: PreparedEvent) -> bool:

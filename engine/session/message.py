@@ -76,9 +76,13 @@ class Message:
         whole, half = join_surrogates(self._half + text if kind == self._part_kind or not self._half else text)
         if kind != self._part_kind:
             await self._end_part()
-        self._half = half
+        before, self._half = self._half, half
         if whole:
-            await self._stream(whole, kind)
+            try:
+                await self._stream(whole, kind)
+            except BaseException:
+                self._half = before
+                raise
         else:
             self._part_kind = self._part_kind or kind
             await trio.lowlevel.checkpoint()
@@ -89,12 +93,23 @@ class Message:
 
     async def _stream(self, text: str, kind: str) -> None:
         if self._part_id is None:
-            self._part_id, self._part_kind, self._offset = self._new_id("part"), kind, 0
-            await self._session.post(PartUpdated(self._part_id, self._id, kind, {}), sink=self)
+            # Set before the wait, for tasks that stream beside this one; undone where the wait was cancelled.
+            part_id = self._part_id = self._new_id("part")
+            self._part_kind, self._offset = kind, 0
+            try:
+                await self._session.post(PartUpdated(part_id, self._id, kind, {}), sink=self)
+            except BaseException:
+                if self._part_id == part_id:
+                    self._part_id, self._part_kind = None, ""
+                raise
         delta = PartDelta(self._part_id, self._id, "text", self._offset, text)
-        # The offset moves before the wait: cancelled in it, the delta may have been accepted.
-        self._offset += len(text)
-        await self._session.post(delta, sink=self)
+        self._offset = end = self._offset + len(text)
+        try:
+            await self._session.post(delta, sink=self)
+        except BaseException:
+            if self._offset == end:
+                self._offset -= len(text)
+            raise
 
     async def _end_part(self) -> None:
         """Close the current text part; a half that never got its other half becomes U+FFFD."""
@@ -211,7 +226,9 @@ class Message:
             failure = failure or (self._failures.popleft() if self._failures else None)
             status = self._status(exc, failure)
             try:
-                await self._settle(status)
+                # Other roles' messages are complete from their announcement on.
+                if self._role == "assistant":
+                    await self._settle(status)
             except CallerError as problem:
                 # Removed, or never announced: there is nothing to settle.
                 log.debug("settling message %r: %s", self._id, problem)
@@ -220,7 +237,7 @@ class Message:
             except EngineError as problem:
                 failure = failure or problem
                 self._later(status)
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and self._role == "assistant":
             self._later(self._status(exc, failure))
         self._state = "settled"
         return failure
@@ -231,9 +248,7 @@ class Message:
         return "aborted" if only_cancelled(exc) else "error"
 
     async def _flush(self) -> None:
-        """Hand over what is in hand and wait until it is durable."""
-        if self._part_id is None and not self._half:
-            return
+        """Hand over what is in hand and wait until it is durable, and what a cancelled call left on its way too."""
         await self._end_part()
         await self._session.drain()
 

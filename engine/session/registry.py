@@ -62,7 +62,11 @@ class Registry:
         if actor is None or actor.retired:
             if self._closing:
                 raise ClosedError("the engine")
-            actor = SessionActor(workspace, session_id, writer=self._writer, ports=self._ports, limits=self._limits)
+            # One that failed leaves its running slot to its successor.
+            slot = actor.slot if actor is not None else None
+            actor = SessionActor(
+                workspace, session_id, writer=self._writer, ports=self._ports, limits=self._limits, slot=slot
+            )
             self._actors[key] = actor
             self._started += 1
             started = actor
@@ -97,16 +101,21 @@ class Registry:
             self._failed += 1
             log.exception("the actor of session %r failed; the next use starts a new one", actor.session_id)
         finally:
-            if self._actors.get(key) is actor:
+            if self._actors.get(key) is actor and (actor.slot.free or self._closing):
                 del self._actors[key]
             if self._closing and not self._actors:
                 self._all_ended.set()
 
     async def close(self) -> None:
-        """Let every actor hand on what it has accepted, then end."""
+        """Stop the turns that still run, let every actor hand on what it has accepted, then end."""
         self._closing = True
-        for actor in self._actors.values():
-            actor.retire()
+        for key, actor in list(self._actors.items()):
+            if actor.turn is not None:
+                actor.turn.stop("the engine closes")
+            if actor.retired:
+                del self._actors[key]
+            else:
+                actor.retire()
         if self._actors:
             await self._all_ended.wait()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import trio
 
 from engine.errors import ClosedError
+from engine.events import MessageRemoved
 from engine.session.message import Message
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ class Turn:
             self.reason = reason
         self._scope.cancel()
 
-    def holds(self, message_id: str) -> bool:
-        """Whether the turn announced this message."""
-        return message_id in self._messages
+    def is_touched_by(self, removal: Any) -> bool:
+        """Whether a removal takes something away that this turn streams: the whole session, or a message of its own."""
+        return not isinstance(removal, MessageRemoved) or removal.message_id in self._messages
 
     def message(
         self, *, role: str = "assistant", message_id: str | None = None, metadata: dict[str, Any] | None = None

@@ -4,6 +4,7 @@ from engine.store.connection import (
     SqlError,
     checkpoint,
     clean,
+    close,
     connect,
     is_busy,
     is_constraint,
@@ -16,9 +17,11 @@ from engine.store.measuring import FileSizes, TypeCount, checkpoints, count_type
 from engine.store.owner import Ownership
 from engine.store.reading import ImportedRow, LogReader, Page, Snapshot
 from engine.store.schema import OUTCOMES, RESERVED_TABLES, check_and_migrate
+from engine.store.sync_helper import ANSWER
 from engine.store.tx import Row, Tx, check_definition, create_tables
 
 __all__ = [
+    "ANSWER",
     "OUTCOMES",
     "RESERVED_TABLES",
     "Epoch",
@@ -40,6 +43,7 @@ __all__ = [
     "checkpoint",
     "checkpoints",
     "clean",
+    "close",
     "connect",
     "count_types",
     "create_tables",

@@ -8,6 +8,7 @@ https://sqlite.org/howtocorrupt.html section 2.2).
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Final
 
@@ -22,6 +23,8 @@ from engine.errors import (
     StorageFullError,
     StorageIOError,
 )
+
+log = logging.getLogger("engine.store")
 
 SqlError = apsw.Error
 """What SQL raises; other rooms catch it by this name and hand it to `translate`."""
@@ -96,12 +99,24 @@ def connect(path: str, *, vfs: str | None, write: bool, full: bool = True) -> ap
     try:
         _configure(connection, write=write, full=full)
     except apsw.Error as problem:
-        connection.close()
+        close(connection)
         raise translate(problem, operation) from None
     except BaseException:
-        connection.close()
+        close(connection)
         raise
     return connection
+
+
+def close(connection: apsw.Connection) -> None:
+    """Close a connection. Idempotent.
+
+    What fails in it (the last checkpoint, removing the WAL) is logged, not raised: every commit stands in the WAL, and the
+    next open goes on from there.
+    """
+    try:
+        connection.close()
+    except apsw.Error as problem:
+        log.warning("closing: %s", translate(problem, "close").describe())
 
 
 def _cannot_open(path: str, problem: apsw.Error) -> StorageError:

@@ -7,7 +7,6 @@ position; a page's cursor is that of its snapshot; nothing of another workspace 
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ from typing import Any, Generic, TypeVar
 import apsw
 import attrs
 
-from engine.errors import ClosedError, CursorError, ForkedError, InvalidArgumentError
+from engine.errors import ClosedError, CursorError, InvalidArgumentError
 from engine.events import APPLIED, START, After, Cursor, RecordedEvent, Registry, Reset, Skipped, UnknownEvent, decode
 from engine.limits import Limits
+from engine.ports import ForkGuard
 from engine.store.connection import translate
 from engine.store.log import Epoch
 from engine.store.schema import OUTCOMES
@@ -74,7 +74,7 @@ class LogReader:
         self._query: Callable[..., Any] = connection.execute
         self._registry = registry
         self._limits = limits
-        self._pid = os.getpid()
+        self._fork = ForkGuard()
         self._epochs: list[Epoch] = []
         self._epoch_key = 0
         self.unknown_events = 0
@@ -82,8 +82,7 @@ class LogReader:
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """One read transaction, begun and ended in this block. The block must not await."""
-        if os.getpid() != self._pid:
-            raise ForkedError(self._pid)
+        self._fork.check()
         connection = self.connection
         try:
             connection.execute("BEGIN")

@@ -22,6 +22,9 @@ from engine.ports import Ports
 from engine.store import LogReader
 from engine.subscriptions.hub import Hub, Subscriber
 
+LIVE_TAKEN = 100
+"""Events taken out of the buffer at once: few enough that the buffer's bounds stay the bounds."""
+
 
 class LogStream:
     """`async with engine.log(...) as log: async for item in log: ...`.
@@ -131,7 +134,8 @@ class LogStream:
 
     def _catch_up(self) -> None:
         """Read the next page of the log; when there is none, go live."""
-        if self._follow and self._hub is not None and self._subscriber is None:
+        # One that does not follow is attached too, to hear of a replacement between two pages.
+        if self._hub is not None and self._subscriber is None:
             self._subscriber = self._hub.attach(self._workspace, self._session_id)
         if self._subscriber is not None:
             self._subscriber.restart()
@@ -151,7 +155,11 @@ class LogStream:
             self._position, self._epoch = top, epoch
         self._read = self._position
         self._ready.append(CaughtUp(self.cursor))
-        self._state = "live" if self._subscriber is not None else "ended"
+        if self._follow and self._subscriber is not None:
+            self._state = "live"
+        else:
+            self._detach()
+            self._state = "ended"
 
     async def _live(self) -> None:
         subscriber = self._subscriber
@@ -160,14 +168,16 @@ class LogStream:
         if subscriber.replaced:
             self._end_with(Reset("imported events before this cursor were replaced", None))
             return
-        while (recorded := subscriber.take()) is not None:
+        while len(self._ready) < LIVE_TAKEN and (recorded := subscriber.take()) is not None:
             if recorded.position <= self._read:
                 continue
             self._read = recorded.position
             if self._skipped or not isinstance(recorded.outcome, Skipped):
                 self._ready.append(recorded)
-                return
-            self._position, self._epoch = recorded.position, recorded.cursor.epoch
+            elif not self._ready:
+                self._position, self._epoch = recorded.position, recorded.cursor.epoch
+        if self._ready:
+            return
         if subscriber.dropped:
             dropped = subscriber.restart()
             self._ready.append(Lagging(self.cursor, dropped))

@@ -103,15 +103,6 @@ def _lists(entries: Iterable[Any], expected: set[tuple[Any, ...]]) -> bool:
     return found == len(expected)
 
 
-def reopen(store: Log, stream_key: int, number: int, position: int) -> None:
-    """Give the incarnation its new first position."""
-    connection = store.connection
-    connection.execute("UPDATE stream SET session_key = ? WHERE key = ?", (position, stream_key))
-    connection.execute(
-        "UPDATE incarnation SET session_key = ? WHERE stream_key = ? AND number = ?", (position, stream_key, number)
-    )
-
-
 def mark(store: Log, stream_key: int, position: int) -> None:
     """Record that cursors before this position are stale for this session."""
     store.connection.execute("UPDATE stream SET replaced_at = ? WHERE key = ?", (position, stream_key))

@@ -256,8 +256,7 @@ def test_claude_code_children_hold_the_sub_agents_usage(path: Path) -> None:
     agents = Counter(
         record["data"]["message"]["message"]["id"]
         for record in raw_lines(path)
-        if (record.get("data") or {}).get("type") == "agent_progress"
-        and record["data"]["message"]["type"] == "assistant"
+        if (record.get("data") or {}).get("type") == "agent_progress" and record["data"]["message"]["type"] == "assistant"
     )
     side = {r["message"]["id"] for r in raw_lines(path) if r.get("isSidechain") and r["type"] == "assistant"}
     found = {
@@ -368,9 +367,7 @@ def test_a_growing_file_only_adds_events(name: str) -> None:
         assert sum(map(len, now.values())) > sum(len(session.envelopes) for session in imported(older).sessions)
 
 
-@pytest.mark.parametrize(
-    "name", ["claude_code/growing_79e9becd/00", "claude_code/claude-code-viewer-fe", "codex/agentv-a3"]
-)
+@pytest.mark.parametrize("name", ["claude_code/growing_79e9becd/00", "claude_code/claude-code-viewer-fe", "codex/agentv-a3"])
 def test_every_cut_of_a_file_is_a_prefix(name: str, tmp_path: Path) -> None:
     """Cut anywhere, also inside a line, a file gives a prefix of what the whole gives, session by session."""
     path = next((path for path in FILES if name_of(path).startswith(name)), None)

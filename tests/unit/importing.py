@@ -30,9 +30,7 @@ _REGISTRY, _LIMITS = Registry(BUILT_IN), Limits()
 
 def lines(*records: Any) -> bytes:
     """Records as a file of lines; text and bytes as they are."""
-    parts = [
-        r if isinstance(r, bytes) else r.encode() if isinstance(r, str) else json.dumps(r).encode() for r in records
-    ]
+    parts = [r if isinstance(r, bytes) else r.encode() if isinstance(r, str) else json.dumps(r).encode() for r in records]
     return b"".join(part + b"\n" for part in parts)
 
 

@@ -171,9 +171,7 @@ def test_results_say_how_a_call_ended(tmp_path: Path) -> None:
         lines(
             answer("a1", "m1", *[use(f"c{n}") for n in range(5)]),
             result("u1", "c1", "no such file\nat all", failed=True),
-            result(
-                "u2", "c2", [{"type": "text", "text": "Exit\n[Request interrupted by user for tool use]"}], failed=True
-            ),
+            result("u2", "c2", [{"type": "text", "text": "Exit\n[Request interrupted by user for tool use]"}], failed=True),
             result("u3", "c3", "", toolUseResult={"stdout": "", "stderr": "", "interrupted": True}),
             result("u4", "c4", "a page that quotes [Request interrupted by user]"),
         ),
@@ -243,9 +241,7 @@ def test_the_last_usage_of_a_message_counts(tmp_path: Path) -> None:
         lines(*[answer(f"a{n}", "m1", "x", usage=usage(output), costUSD=0.1) for n, output in enumerate((1, 1, 9))]),
     )
     assert [
-        envelope.event.output_tokens
-        for envelope in transcript.sessions[0].envelopes
-        if hasattr(envelope.event, "step_id")
+        envelope.event.output_tokens for envelope in transcript.sessions[0].envelopes if hasattr(envelope.event, "step_id")
     ] == [1, 9]
     step = ledger(transcript)["m1"]
     assert (step.input_tokens, step.output_tokens, step.cache_read_tokens, step.cache_write_tokens) == (3, 9, 50, 7)

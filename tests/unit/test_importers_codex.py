@@ -190,9 +190,7 @@ def test_totals_are_counted_as_differences(tmp_path: Path) -> None:
         tmp_path,
         lines(META, said("assistant", "a"), total(100, 40, 10, 3), total(100, 40, 10, 3), total(250, 160, 25, 8)),
     )
-    found = [
-        (u.input_tokens, u.cache_read_tokens, u.output_tokens, u.reasoning_tokens) for u in ledger(transcript).values()
-    ]
+    found = [(u.input_tokens, u.cache_read_tokens, u.output_tokens, u.reasoning_tokens) for u in ledger(transcript).values()]
     assert found == [(60, 40, 10, 3), (30, 120, 15, 5)]
 
 

@@ -43,9 +43,7 @@ def test_a_document_is_a_session(tmp_path: Path) -> None:
     transcript = read(tmp_path, document(turn("m1", "user", [part("text", "p1", text="hi")]), parentID="above"))
     assert events(transcript, SessionStarted) == [SessionStarted(None, "above", {"format": "opencode", "cwd": "/w"})]
     assert titles(transcript) == ["A title"]
-    assert [(p.part_id, p.message_id, p.data) for p in events(transcript, PartUpdated)] == [
-        ("p1", "m1", {"text": "hi"})
-    ]
+    assert [(p.part_id, p.message_id, p.data) for p in events(transcript, PartUpdated)] == [("p1", "m1", {"text": "hi"})]
     assert transcript.sessions[0].envelopes[0].occurred_at == 1000
     assert transcript.records == 3
 
@@ -80,9 +78,7 @@ def test_a_message_ends_as_its_info_says(tmp_path: Path, info: dict[str, Any], e
 def test_tool_parts_run_and_end(tmp_path: Path) -> None:
     """Each in the state of its part, with its times, its child and its error."""
     parts = [
-        tool(
-            "a", "completed", input={"x": 1}, output="out", time={"start": 5, "end": 9}, metadata={"sessionId": "sub"}
-        ),
+        tool("a", "completed", input={"x": 1}, output="out", time={"start": 5, "end": 9}, metadata={"sessionId": "sub"}),
         tool("b", "error", input={}, error="broke"),
         tool("c", "running", input={}),
         tool("d", "pending"),
@@ -131,9 +127,7 @@ def test_dollars_become_whole_nano_dollars(tmp_path: Path, dollars: float, nano:
 @pytest.mark.parametrize("cost", [-1, 1e30, "much", True])
 def test_a_cost_out_of_range_is_zero_and_reported(tmp_path: Path, cost: object) -> None:
     """Tokens still count."""
-    transcript = read(
-        tmp_path, document(turn("m1", "assistant", [part("step-finish", "s1", tokens=TOKENS, cost=cost)]))
-    )
+    transcript = read(tmp_path, document(turn("m1", "assistant", [part("step-finish", "s1", tokens=TOKENS, cost=cost)])))
     assert ledger(transcript)["s1"].cost_nanousd == 0
     assert len(problems(transcript)) == 1
 
@@ -165,9 +159,7 @@ def test_a_document_that_grew_keeps_the_ids_of_what_did_not_change(tmp_path: Pat
     old = {envelope.event_id: envelope for envelope in before.sessions[0].envelopes}
     new = {envelope.event_id: envelope for envelope in after.sessions[0].envelopes}
     assert all(old[name] == new[name] for name in old.keys() & new.keys())
-    assert [e.event.data["text"] for n, e in new.items() if n not in old and isinstance(e.event, PartUpdated)] == [
-        "work"
-    ]
+    assert [e.event.data["text"] for n, e in new.items() if n not in old and isinstance(e.event, PartUpdated)] == ["work"]
     assert texts(after) == ["hi", "work"]
 
 

@@ -70,7 +70,7 @@ def _updated(tx: Tx, event: MessageUpdated, recorded: Recording) -> Applied | Sk
 
 def _finished(tx: Tx, event: MessageFinished, recorded: Recording) -> Applied | Skipped:
     changed = tx.execute(
-        "UPDATE {message} SET status = ?1, finish_reason = coalesce(?2, finish_reason), settled_by = ?3, updated_at = ?4 "
+        "UPDATE {message} SET status = ?1, finish_reason = ?2, settled_by = ?3, updated_at = ?4 "
         "WHERE session_key = ?5 AND message_id = ?6 AND (status = 'streaming' "
         "OR (?3 = 'owner' AND (status IS NULL OR settled_by = 'sweep')))",
         (

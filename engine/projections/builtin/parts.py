@@ -110,6 +110,7 @@ def _updated(tx: Tx, event: PartUpdated, recorded: Recording) -> Applied | Skipp
             return message
         if message.role == "assistant" and guards.is_settled(message.status):
             return Skipped("finished")
+        _part_of(tx, recorded, event.part_id, message.key)
     return _write_texts(tx, event, recorded, texts, bool(changed))
 
 

@@ -87,6 +87,9 @@ def _change(
         # A call that runs does not go back to pending by a late update.
         state = "running" if (stored.state, event.state) == ("running", "pending") else event.state
         wanted = {name: getattr(stored, name) if value is None else value for name, value in given.items()}
+        if guessed:
+            # What the sweep wrote there was its guess, not the call's error.
+            wanted["error"] = given["error"]
         name = event.name
     elif stored.state == event.state:
         state, name = stored.state, stored.name

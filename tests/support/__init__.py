@@ -1,0 +1,1 @@
+"""What tests of several aims share: engines with checkers behind them, control over batches, a naive store."""
