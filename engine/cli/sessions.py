@@ -5,8 +5,6 @@ Owns: the list. Must not know: the writer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import click
 import trio
 
@@ -32,7 +30,7 @@ def command(settings: Settings, limit: int, everything: bool) -> None:
 async def _list(settings: Settings, limit: int | None) -> None:
     async with open_reader(settings.db, settings.app.events) as reader:
         workspace = reader.workspace(settings.workspace)
-        found = [view async for view in _sessions(workspace, limit)]
+        found = await _sessions(workspace, limit)
         if settings.as_json:
             for view in found:
                 usage = await workspace.read.usage(view.session_id)
@@ -57,7 +55,7 @@ async def _list(settings: Settings, limit: int | None) -> None:
         console.print(made if found else f"no sessions in workspace {settings.workspace!r}")
 
 
-async def _sessions(workspace: ReaderWorkspace, limit: int | None) -> AsyncIterator[SessionView]:
+async def _sessions(workspace: ReaderWorkspace, limit: int | None) -> list[SessionView]:
     """The newest sessions in the order of their creation; None for all."""
     pages: list[tuple[SessionView, ...]] = []
     left, before = limit, None
@@ -68,6 +66,4 @@ async def _sessions(workspace: ReaderWorkspace, limit: int | None) -> AsyncItera
             break
         before = page.items[0].key
         left = None if left is None else left - len(page.items)
-    for items in reversed(pages):
-        for view in items:
-            yield view
+    return [view for items in reversed(pages) for view in items]

@@ -6,7 +6,8 @@ Invariants: text from outside is printed as text; what is shortened says so and 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, Final
 
 import attrs
@@ -61,18 +62,19 @@ async def _show(settings: Settings, session_id: str, full: bool, last: int | Non
         session = await workspace.read.session(session_id)
         usage = await workspace.read.usage(session_id)
         if settings.as_json:
-            messages = [message async for message in _messages(workspace, session_id, last)]
+            whole = [message async for message in _messages(workspace, session_id, last)]
             report = {**output.plain(usage), "total": usage.total}
-            output.write_json({"session": session, "messages": messages, "usage": report})
+            output.write_json({"session": session, "messages": whole, "usage": report})
             return
         console = output.console()
         _head(console, session)
-        async for message in _messages(workspace, session_id, last):
-            _message(console, message, full)
+        async with aclosing(_messages(workspace, session_id, last)) as messages:
+            async for message in messages:
+                _message(console, message, full)
         _usage(console, usage)
 
 
-async def _messages(workspace: ReaderWorkspace, session_id: str, last: int | None) -> AsyncIterator[MessageView]:
+async def _messages(workspace: ReaderWorkspace, session_id: str, last: int | None) -> AsyncGenerator[MessageView, None]:
     """The messages in order, page by page; only the last ones when asked."""
     after, before, left = 0, None, last
     while left:

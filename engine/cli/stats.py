@@ -70,9 +70,8 @@ def _report(settings: Settings, statistics: LogStatistics, usage: UsageReport, u
     console = output.console()
     sizes, rows = statistics.sizes, statistics.rows
     console.print(f"{settings.db}, workspace {settings.workspace!r}", style="bold", soft_wrap=True)
-    made = output.table("", "", right=("",))
+    made = output.table("", "")
     made.show_header = False
-    made.columns[0].justify = "left"
     for name, value in (
         ("file", output.octets(sizes.file)),
         ("  log", output.octets(sizes.log)),

@@ -18,6 +18,7 @@ import trio
 from engine.errors import StorageError
 from engine.events import START, After, Registry
 from engine.limits import Limits
+from engine.maintenance import Fingerprint, fingerprint, integrity
 from engine.ports import Ports
 from engine.projections import ReadModel, RowCounts, count_rows
 from engine.projections.builtin import BUILT_IN_PROJECTIONS
@@ -107,6 +108,16 @@ class ReaderWorkspace:
 
 class Reader(ReaderWorkspace):
     """A log opened for reading. Also the workspace `default`; `workspace(name)` gives the others."""
+
+    async def fingerprint(self) -> dict[str, Fingerprint]:
+        """Rows and a digest of every built-in table: equal before and after a rebuild. Reads them whole."""
+        await trio.lowlevel.checkpoint()
+        return await self._ports.step(lambda: fingerprint(self._reader))
+
+    async def integrity(self) -> list[str]:
+        """What SQLite finds wrong with the file: empty when nothing is. Reads it whole."""
+        await trio.lowlevel.checkpoint()
+        return await self._ports.step(lambda: integrity(self._reader))
 
     def workspace(self, name: str) -> ReaderWorkspace:
         """The same surface for another workspace. Workspaces never see each other."""

@@ -1,6 +1,5 @@
-import click
+"""`engine demo`: many agents at once, with races and a killed process, and a check of every promise afterwards."""
 
+from engine.cli.demo.command import command
 
-@click.command("demo")
-def command() -> int:
-    return 0
+__all__ = ["command"]
