@@ -16,7 +16,7 @@ from engine.store.connection import (
 from engine.store.log import Epoch, Log, StoredEvent, StreamState
 from engine.store.owner import Ownership
 from engine.store.reading import LogReader, Page, Snapshot
-from engine.store.schema import OUTCOMES, RESERVED_TABLES, check_and_migrate
+from engine.store.schema import OUTCOMES, RESERVED_TABLES, check, check_and_migrate
 from engine.store.tx import Row, Tx, check_definition, create_tables
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "StoredEvent",
     "StreamState",
     "Tx",
+    "check",
     "check_and_migrate",
     "check_definition",
     "checkpoint",
