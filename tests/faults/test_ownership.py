@@ -227,7 +227,7 @@ async def test_a_child_that_leaves_the_engines_block_takes_nothing_from_the_pare
 
         def leave() -> bool:
             files.close()
-            return True
+            return bool(files.log.connection.execute("SELECT 1").get == 1)
 
         # when
         assert in_forked_child(leave) == 0
