@@ -26,6 +26,7 @@ from engine.store import (
     LogReader,
     Ownership,
     SqlError,
+    check,
     check_and_migrate,
     close,
     connect,
@@ -167,13 +168,17 @@ def open_files(
 
 def _connect(name: str, vfs: str | None, *, full: bool) -> tuple[Any, bool]:
     """The writing connection, and whether it is alone: a full disk may have no room for the memory that several share."""
+
+    def open_it(alone: bool) -> Any:
+        return connect(name, vfs=vfs, write=True, full=full, alone=alone, check=lambda found: check(found, name, write=True))
+
     try:
-        return connect(name, vfs=vfs, write=True, full=full), False
+        return open_it(False), False
     except StorageFullError as problem:
         if problem.code != NO_SHARED_MEMORY:
             raise
     log.warning("open %s: no room for shared memory; until it is opened again, no other process can read it", name)
-    return connect(name, vfs=vfs, write=True, full=full, alone=True), True
+    return open_it(True), True
 
 
 def checked_path(path: str | os.PathLike[str]) -> str:

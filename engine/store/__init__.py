@@ -17,7 +17,7 @@ from engine.store.log import Epoch, Log, StoredEvent, StreamState
 from engine.store.measuring import FileSizes, TypeCount, checkpoints, count_types, file_sizes
 from engine.store.owner import Ownership
 from engine.store.reading import ImportedRow, LogReader, Page, Snapshot
-from engine.store.schema import OUTCOMES, RESERVED_TABLES, check_and_migrate
+from engine.store.schema import OUTCOMES, RESERVED_TABLES, check, check_and_migrate
 from engine.store.sync_helper import ANSWER
 from engine.store.tx import Row, Tx, check_definition, create_tables
 
@@ -40,6 +40,7 @@ __all__ = [
     "StreamState",
     "Tx",
     "TypeCount",
+    "check",
     "check_and_migrate",
     "check_definition",
     "checkpoint",
