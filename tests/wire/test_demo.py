@@ -101,13 +101,13 @@ def drop_some_broadcasts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def apply_what_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Late streaming updates count as applied."""
-    apply = Projector.apply
+    decide = Projector.decide
 
     def careless(self: Projector, event: Any, recorded: Any) -> Any:
-        outcome = apply(self, event, recorded)
+        outcome = decide(self, event, recorded)
         return APPLIED if outcome == Skipped("finished") else outcome
 
-    monkeypatch.setattr(Projector, "apply", careless)
+    monkeypatch.setattr(Projector, "decide", careless)
 
 
 def forget_removals(monkeypatch: pytest.MonkeyPatch) -> None:

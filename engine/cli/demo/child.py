@@ -6,7 +6,6 @@ Invariants: a line is printed after its acknowledgement, before the agent goes o
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import random
@@ -26,6 +25,7 @@ from engine.runtime import open_engine
 ACKS_BEFORE_KILL = (300, 900)
 """So many acknowledgements after its start the process is killed, by the seed."""
 PATIENCE_S = 30.0
+DRAIN_S = 3.0
 
 
 class PrintingLedger(Ledger):
@@ -60,7 +60,8 @@ async def run_and_kill(path: str, workspace: str, seed: str, sessions: int) -> l
                 if said.count(b"\n") >= wanted:
                     break
         process.kill()
-        with contextlib.suppress(trio.ClosedResourceError):
+        # A helper of the killed process may hold the pipe open a moment longer than the process.
+        with trio.move_on_after(DRAIN_S):
             async for chunk in process.stdout:
                 said += chunk
     finally:
