@@ -398,9 +398,9 @@ async def open_engine(
     https://sqlite.org/pragma.html#pragma_synchronous). Cursors notice such a loss: their epoch ended earlier.
 
     `sync` says who syncs: `"commit"` is SQLite itself, inside the loop; `"helper"` a small process beside it, so that a slow
-    disk never stops the loop (with `"normal"` it only checkpoints); `"auto"` tries the disk and takes the helper where a sync
-    takes longer than `Limits.slow_sync_s`. With the helper a read may see a commit a moment before it is durable; receipts
-    and followers never do.
+    disk never stops the loop (with `"normal"` it only checkpoints); `"auto"` tries the disk and takes the helper where a
+    sync takes longer than `Limits.slow_sync_s`. With the helper a read may see a commit a moment before it is durable;
+    receipts and followers never do.
 
     `events` and `projections`: the user's own, beside the vocabulary. `sweep=False` leaves settling to `engine.sweep()`.
     `on_progress(done, total)` hears of a rebuild that a changed projection version makes necessary.

@@ -6,6 +6,7 @@ Invariants: whatever fails while opening, everything opened before is closed aga
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,13 +15,26 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from engine.errors import ForkedError, InvalidArgumentError
+from engine.errors import ForkedError, InvalidArgumentError, StorageFullError
 from engine.events import BUILT_IN, Registry
 from engine.limits import Limits
 from engine.ports import ForkGuard, Ports
 from engine.projections import Progress, Projection, Projector, definition_for
-from engine.store import Log, LogReader, Ownership, SqlError, check_and_migrate, close, connect, set_synchronous, translate
+from engine.store import (
+    NO_SHARED_MEMORY,
+    Log,
+    LogReader,
+    Ownership,
+    SqlError,
+    check_and_migrate,
+    close,
+    connect,
+    set_synchronous,
+    translate,
+)
 from engine.writer import Transactor
+
+log = logging.getLogger("engine")
 
 Durability = Literal["full", "normal"]
 SyncBy = Literal["auto", "commit", "helper"]
@@ -115,23 +129,24 @@ def open_files(
     with ExitStack() as stack:
         ownership = Ownership(name, vfs=ports.vfs)
         stack.callback(ownership.close)
-        connection = connect(name, vfs=ports.vfs, write=True, full=durability == "full")
+        connection, alone = _connect(name, ports.vfs, full=durability == "full")
         stack.callback(close, connection)
         try:
             check_and_migrate(connection, name, ports.clock.now_ms(), write=True)
-            log = Log(connection)
-            projector = Projector(log, registry, chosen)
+            store = Log(connection)
+            projector = Projector(store, registry, chosen)
         except SqlError as problem:
             raise translate(problem, f"open {name}") from None
-        reading = connect(name, vfs=ports.vfs, write=False)
+        # Reads and batches are synchronous steps that never overlap, so one connection can serve both where it has to.
+        reading = connection if alone else connect(name, vfs=ports.vfs, write=False)
         stack.callback(close, reading)
         files = Files(
             path=name,
             registry=registry,
             ownership=ownership,
-            log=log,
+            log=store,
             projector=projector,
-            transactor=Transactor(log, projector, registry, ports.clock.now_ms, limits),
+            transactor=Transactor(store, projector, registry, ports.clock.now_ms, limits),
             reader=LogReader(reading, registry, limits),
             durability=durability,
             ports=ports,
@@ -148,6 +163,17 @@ def open_files(
         files._stack = stack.pop_all()
         return files
     raise AssertionError("unreachable")
+
+
+def _connect(name: str, vfs: str | None, *, full: bool) -> tuple[Any, bool]:
+    """The writing connection, and whether it is alone: a full disk may have no room for the memory that several share."""
+    try:
+        return connect(name, vfs=vfs, write=True, full=full), False
+    except StorageFullError as problem:
+        if problem.code != NO_SHARED_MEMORY:
+            raise
+    log.warning("open %s: no room for shared memory; until it is opened again, no other process can read it", name)
+    return connect(name, vfs=vfs, write=True, full=full, alone=True), True
 
 
 def checked_path(path: str | os.PathLike[str]) -> str:

@@ -1,6 +1,7 @@
 """The SQLite file: schema, migrations, ownership, all SQL of the log, reading, and apsw's errors in our words."""
 
 from engine.store.connection import (
+    NO_SHARED_MEMORY,
     SqlError,
     checkpoint,
     clean,
@@ -22,6 +23,7 @@ from engine.store.tx import Row, Tx, check_definition, create_tables
 
 __all__ = [
     "ANSWER",
+    "NO_SHARED_MEMORY",
     "OUTCOMES",
     "RESERVED_TABLES",
     "Epoch",

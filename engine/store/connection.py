@@ -45,6 +45,8 @@ _KINDS: Final[dict[int, type[StorageError]]] = {
     apsw.SQLITE_CORRUPT: StorageCorruptError,
     apsw.SQLITE_NOTADB: NotADatabaseError,
 }
+NO_SHARED_MEMORY: Final = apsw.SQLITE_IOERR_SHMSIZE
+"""The code of a -shm file that cannot grow: on a full disk nobody can open the log in company."""
 
 
 def result_code(error: apsw.Error) -> int:
@@ -56,7 +58,7 @@ def result_code(error: apsw.Error) -> int:
 def translate(error: apsw.Error, operation: str) -> StorageError:
     """The engine's error for an apsw exception. It carries SQLite's text and code, but no traceback, cause or context."""
     code = result_code(error)
-    kind = _KINDS.get(code & 0xFF, StorageError)
+    kind = StorageFullError if code == NO_SHARED_MEMORY else _KINDS.get(code & 0xFF, StorageError)
     return kind(operation, f"{type(error).__name__.removesuffix('Error').lower()}: {error}", code)
 
 
@@ -85,9 +87,11 @@ def clean(error: EngineError) -> EngineError:
     return error.with_traceback(None)
 
 
-def connect(path: str, *, vfs: str | None, write: bool, full: bool = True) -> apsw.Connection:
+def connect(path: str, *, vfs: str | None, write: bool, full: bool = True, alone: bool = False) -> apsw.Connection:
     """Open a connection with the engine's settings. `full` decides `synchronous` of a writing one.
 
+    One that is `alone` keeps the WAL's index in its own memory and everybody else out
+    (https://sqlite.org/wal.html#use_of_wal_without_shared_memory).
     Raises a `StorageError`; a file that is no database is a `NotADatabaseError`.
     """
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE if write else apsw.SQLITE_OPEN_READONLY
@@ -97,6 +101,8 @@ def connect(path: str, *, vfs: str | None, write: bool, full: bool = True) -> ap
     except apsw.Error as problem:
         raise _cannot_open(path, problem) from None
     try:
+        if alone:
+            connection.pragma("locking_mode", "EXCLUSIVE")
         _configure(connection, write=write, full=full)
     except apsw.Error as problem:
         close(connection)

@@ -362,6 +362,9 @@ class Writer:
 
     def _answer(self, command: AnyCommand, answer: Receipt | EngineError | None) -> None:
         reply: Any = command.reply
+        if isinstance(command, Flush) and isinstance(answer, StorageError | OutcomeUnknownError):
+            # It had nothing to write: those whose events could not be are told through their own channel or sink.
+            answer = None
         if isinstance(answer, EngineError):
             self._log_failure(command, answer)
             answer = clean(answer)

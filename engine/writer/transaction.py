@@ -91,7 +91,10 @@ Guard = Literal["alone", "none", "savepoint"]
 
 
 class _RolledBackError(Exception):
-    """SQLite undid the whole transaction in mid-batch. Its argument says after what."""
+    """SQLite undid the whole transaction in mid-batch, because of `error`."""
+
+    def __init__(self, error: EngineError) -> None:
+        self.error = error
 
 
 class _NeedsSavepointsError(Exception):
@@ -154,7 +157,8 @@ class Transactor:
             return self._failed(batch, "nothing", translate(problem, "write a batch"))
         except _RolledBackError as problem:
             self._roll_back()
-            return self._failed(batch, "nothing", StorageError("write a batch", f"SQLite undid it whole after: {problem}"))
+            why = f"SQLite undid all of it after: {problem.error.describe()}"
+            return self._failed(batch, "nothing", StorageError("write a batch", why))
         except _RefusedAloneError as refused:
             self._roll_back()
             return BatchResult("committed", [(batch[0], refused.error)])
@@ -231,44 +235,40 @@ class Transactor:
             receipt = self._carry_out(command, now, result)
         except EngineError as error:
             # A caller's mistake, or stored events of this session that cannot be read: nobody else's business.
-            self._refuse(command, error, error, result, marks, guard)
+            self._refuse(command, error, result, marks, guard)
         except SqlError as problem:
             if not is_constraint(problem):
                 raise
             refusal = translate(problem, f"append to {command.session_id!r}")
-            self._refuse(command, refusal, problem, result, marks, guard)
+            self._refuse(command, refusal, result, marks, guard)
         else:
             if guard == "savepoint":
                 self._log.release()
             result.answers.append((command, receipt))
 
     def _refuse(
-        self,
-        command: AnyCommand,
-        error: EngineError,
-        why: Exception,
-        result: BatchResult,
-        marks: tuple[int, int, int],
-        guard: Guard,
+        self, command: AnyCommand, error: EngineError, result: BatchResult, marks: tuple[int, int, int], guard: Guard
     ) -> None:
         """Undo one command and answer it alone."""
         if not self._log.in_transaction:
-            raise _RolledBackError(str(why))
+            raise _RolledBackError(error)
         if guard == "none":
             raise _NeedsSavepointsError
         if guard == "alone":
             raise _RefusedAloneError(error)
-        self._undo(marks, result, why)
+        self._undo(marks, result, error)
         result.answers.append((command, error))
 
-    def _undo(self, marks: tuple[int, int, int], result: BatchResult, why: Exception) -> None:
+    def _undo(self, marks: tuple[int, int, int], result: BatchResult, error: EngineError) -> None:
         del result.written[marks[0] :]
         del result.replaced[marks[1] :]
         result.duplicates = marks[2]
         try:
             self._log.undo_savepoint()
-        except SqlError as problem:
-            raise _RolledBackError(str(why)) from problem
+        except SqlError:
+            if self._log.in_transaction:
+                raise
+            raise _RolledBackError(error) from None
 
     def _carry_out(self, command: Append | PostDelta | Replace, now: int, result: BatchResult) -> Receipt:
         if isinstance(command, Append):
