@@ -5,6 +5,7 @@ Owns: which files, the bar, the table. Must not know: formats, how a session is 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -96,11 +97,13 @@ def _report(results: list[FileResult], all_issues: bool) -> None:
     made = output.table(
         "file", "format", "records", "sessions", "new events", "state", right=("records", "sessions", "new events")
     )
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(result.path)) for result in results])
+    console.print(f"from {output.clean(folder)}", soft_wrap=True)
     for result in results:
         states = Counter(session.state for session in result.sessions)
         state = ", ".join(f"{count} {name}" if len(result.sessions) > 1 else name for name, count in sorted(states.items()))
         made.add_row(
-            output.clean(result.path),
+            output.clean(os.path.relpath(result.path, folder)),
             result.format or "-",
             f"{result.records:,}",
             f"{len(result.sessions):,}",
@@ -118,13 +121,10 @@ def _report(results: list[FileResult], all_issues: bool) -> None:
 
 def _problems(console: Console, results: list[FileResult], all_issues: bool) -> None:
     for result in results:
-        if result.problem is not None:
-            console.print(f"failed: {output.clean(result.path)}: {output.one_line(result.problem, 500)}", soft_wrap=True)
-        for session in result.sessions:
-            if session.problem is not None:
-                console.print(
-                    f"failed: {output.clean(result.path)}: {output.one_line(session.problem, 500)}", soft_wrap=True
-                )
+        for problem in (result.problem, *(session.problem for session in result.sessions)):
+            if problem is not None:
+                text = f"failed: {output.clean(result.path)}: {output.one_line(problem, 500)}"
+                console.print(text, style="red", soft_wrap=True)
     issues = [issue for result in results for issue in result.issues]
     for issue in issues if all_issues else issues[:ISSUES_SHOWN]:
         place = issue.path if issue.line is None else f"{issue.path}:{issue.line}"

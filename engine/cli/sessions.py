@@ -21,6 +21,8 @@ from engine.runtime import ReaderWorkspace, open_reader
 def command(settings: Settings, limit: int, everything: bool) -> None:
     """List sessions, the newest last: the last --limit ones, or all.
 
+    Steps, tokens and cost include the sessions below a session; ↳ marks one that has a parent.
+
     --json: one line a session (key, session_id, incarnation, title, parent_id, metadata, created_at, updated_at, and usage
     with the totals of the session and, under children, of the sessions below it).
     """
@@ -38,18 +40,18 @@ async def _list(settings: Settings, limit: int | None) -> None:
                 output.write_json({**output.plain(view), "usage": {**own, "children": output.plain(usage.children)}})
             return
         console = output.console()
-        columns = ("session", "title", "parent", "updated", "steps", "tokens in", "tokens out", "cost")
-        made = output.table(*columns, right=columns[4:])
+        columns = ("session", "title", "updated", "steps", "tokens", "cost")
+        made = output.table(*columns, right=columns[3:])
+        made.columns[0].min_width = 36
+        made.columns[2].no_wrap = True
         for view in found:
             total = (await workspace.read.usage(view.session_id)).total
             made.add_row(
                 output.clean(view.session_id),
-                output.one_line(view.title or "", 60),
-                output.clean(view.parent_id or ""),
+                ("↳ " if view.parent_id else "") + output.one_line(view.title or "", 60),
                 output.moment(view.updated_at),
                 f"{total.steps:,}",
-                f"{total.input_tokens + total.cache_read_tokens + total.cache_write_tokens:,}",
-                f"{total.output_tokens:,}",
+                f"{total.tokens:,}",
                 output.money(total.cost_nanousd),
             )
         console.print(made if found else f"no sessions in workspace {settings.workspace!r}")

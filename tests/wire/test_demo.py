@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from engine import maintenance
 from engine.cli import engine
-from engine.cli.demo import child
+from engine.cli.demo import checks, child
+from engine.cli.demo.run import Evidence, Plan
 from engine.events import APPLIED, Skipped, UsageRecorded
 from engine.projections import Projector
 from engine.projections.builtin import guards
@@ -83,6 +84,26 @@ def test_the_demo_replays_transcripts_as_live_turns(tmp_path: Path) -> None:
     assert broken(document) == set()
     assert result.exit_code == 0
     assert document["usage"]["by_model"]["made-up-model"]["steps"] > 0
+
+
+def test_a_race_that_chance_did_not_stage_is_told_and_an_empty_comparison_is_no_proof() -> None:
+    """What a small run need not have is said to be missing; what every run has must be there."""
+    # given
+    plan = Plan(path="", workspace="", seed="", sessions=1, seconds=None, turns=1, transcripts=None)
+    nothing = Evidence(plan=plan)
+    # when
+    found = {promise.name: promise for promise in checks.check_all(nothing)}
+    # then
+    unstaged = {name for name, promise in found.items() if promise.seen.endswith("(this run staged none)")}
+    assert unstaged == {
+        "a delivery counts once",
+        "what was removed stays removed",
+        "streamed text reads back whole",
+        "every skip is logged",
+        "the sweep settled what the killed process left",
+    }
+    assert {name for name, promise in found.items() if promise.held} == unstaged
+    assert found["the file is sound"].problems == ("there was nothing to compare",)
 
 
 # --- the engine, broken on purpose --------------------------------------------------------------------

@@ -6,7 +6,6 @@ Invariants: a line is printed after its acknowledgement, before the agent goes o
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import random
@@ -21,11 +20,13 @@ import trio
 from engine.cli.demo.agents import Agent
 from engine.cli.demo.ledger import Acked, Ledger
 from engine.cli.demo.script import made_up
+from engine.errors import BrokenError
 from engine.runtime import open_engine
 
 ACKS_BEFORE_KILL = (300, 900)
 """So many acknowledgements after its start the process is killed, by the seed."""
 PATIENCE_S = 30.0
+DRAIN_S = 3.0
 
 
 class PrintingLedger(Ledger):
@@ -33,7 +34,11 @@ class PrintingLedger(Ledger):
 
     def write(self, acked: Acked) -> None:
         """Print it; a line that is not written whole does not count."""
-        os.write(1, msgspec.json.encode(attrs.astuple(acked)) + b"\n")
+        try:
+            os.write(1, msgspec.json.encode(attrs.astuple(acked)) + b"\n")
+        except BrokenPipeError:
+            # Nobody listens any more, so nobody is left to kill it.
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def work(path: str, workspace: str, seed: str, sessions: int) -> None:
@@ -60,7 +65,8 @@ async def run_and_kill(path: str, workspace: str, seed: str, sessions: int) -> l
                 if said.count(b"\n") >= wanted:
                     break
         process.kill()
-        with contextlib.suppress(trio.ClosedResourceError):
+        # A helper of the killed process may hold the pipe open a moment longer than the process.
+        with trio.move_on_after(DRAIN_S):
             async for chunk in process.stdout:
                 said += chunk
     finally:
@@ -68,11 +74,14 @@ async def run_and_kill(path: str, workspace: str, seed: str, sessions: int) -> l
             process.kill()
             await process.wait()
             await process.stdout.aclose()
-    assert process.returncode == -signal.SIGKILL, f"the process ended by itself, with status {process.returncode}"
+    if process.returncode != -signal.SIGKILL:
+        raise BrokenError("the process to be killed", f"it ended by itself, with status {process.returncode}")
     return [Acked(*msgspec.json.decode(line)) for line in bytes(said).split(b"\n")[:-1]]
 
 
 def main() -> None:
     """The process: file, workspace, seed, sessions."""
+    # An interrupt of the terminal reaches both processes; the parent decides what becomes of this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("engine").addHandler(logging.NullHandler())
     trio.run(work, sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
