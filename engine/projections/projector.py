@@ -138,16 +138,19 @@ class Projector:
     def stale(self) -> list[Projection]:
         """The projections whose tables are missing, of another version, or behind the log."""
         stored = self._stored_checkpoints()
-        head = self._log.last_event()
         found = []
         for projection in self._projections:
             version, position = stored.get(projection.name, (0, 0))
-            if version != projection.version or position < head:
+            if version != projection.version or self._is_behind(position):
                 found.append(projection)
         if any(projection.built_in for projection in found):
             # The built-in tables depend on each other, so they are rebuilt together.
             return [p for p in self._projections if p.built_in or p in found]
         return found
+
+    def _is_behind(self, position: int) -> bool:
+        # Positions that were assigned and not kept are no reason to look at the log itself.
+        return position < self._log.last_position() and position < self._log.last_event()
 
     def _stored_checkpoints(self) -> dict[str, tuple[int, int]]:
         rows: list[Any] = self._log.connection.execute("SELECT name, version, position FROM projection").fetchall()

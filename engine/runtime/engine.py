@@ -1,11 +1,10 @@
-"""The composition root: `open_engine`, and what it hands out.
+"""The composition root's public face: `open_engine`, and what it hands out.
 
-Owns: which parts there are, how they are wired, the order of opening and closing. The only room that knows everybody.
+Owns: the surface of an engine and of a workspace. Must not know: how the parts are wired (see `core`).
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,31 +13,19 @@ from typing import Any
 import attrs
 import trio
 
-from engine import maintenance
-from engine.commands import AnyCommand, Append, Replace
-from engine.errors import InvalidArgumentError, StorageBusyError, StorageFullError, UnknownSessionError
-from engine.events import (
-    START,
-    After,
-    Cursor,
-    Envelope,
-    Receipt,
-    RecordedEvent,
-    SessionStarted,
-    prepare,
-)
+from engine.commands import Append, Replace
+from engine.errors import InvalidArgumentError, UnknownSessionError
+from engine.events import START, After, Envelope, Receipt, SessionStarted, prepare
 from engine.limits import ID_CHARS_MAX, Limits
 from engine.maintenance import SweepReport
-from engine.ports import ForkGuard, Ports, SyncUnavailableError
+from engine.ports import Ports
 from engine.projections import Progress, Projection, ReadModel
-from engine.runtime.files import Durability, Files, SyncBy, open_files
+from engine.runtime.core import Core, host
+from engine.runtime.files import Durability, SyncBy, open_files
 from engine.runtime.importing import Importer
-from engine.session import Registry, Session, SessionContext, SessionStatistics
-from engine.store import SqlError, checkpoint, translate
-from engine.subscriptions import Hub, HubStatistics, LogStream
-from engine.writer import SyncHelper, Writer, WriterStatistics, Written
-
-log = logging.getLogger("engine")
+from engine.session import Session, SessionStatistics
+from engine.subscriptions import HubStatistics, LogStream
+from engine.writer import WriterStatistics
 
 DEFAULT_WORKSPACE = "default"
 
@@ -61,7 +48,7 @@ class EngineStatistics:
 class Workspace:
     """Everything one workspace sees. `engine` itself is the workspace `default`."""
 
-    def __init__(self, core: _Core, name: str) -> None:
+    def __init__(self, core: Core, name: str) -> None:
         self._core = core
         self._workspace = name
         self.read = ReadModel(core.files.reader, core.ports, core.limits, name)
@@ -174,7 +161,7 @@ class Workspace:
 class Engine(Workspace):
     """An open engine. Also the workspace `default`; `workspace(name)` gives the others."""
 
-    def __init__(self, core: _Core) -> None:
+    def __init__(self, core: Core) -> None:
         super().__init__(core, DEFAULT_WORKSPACE)
 
     @property
@@ -208,163 +195,6 @@ class Engine(Workspace):
             unknown_events_read=core.files.reader.unknown_events,
             synced_by="nobody" if core.files.durability == "normal" else "commit" if core.writer.sync is None else "helper",
         )
-
-
-class _Core:
-    """The wired parts of one engine."""
-
-    def __init__(self, files: Files, nursery: trio.Nursery, limits: Limits, ports: Ports) -> None:
-        self.files = files
-        self.limits = limits
-        self.ports = ports
-        self._fork = ForkGuard()
-        self.hub = Hub(self._record, limits)
-        self.writer = Writer(
-            files.transactor,
-            ports=ports,
-            limits=limits,
-            opening=files.begin,
-            checkpoint=lambda: checkpoint(files.log.connection),
-            publish=self.hub.publish,
-            fence=files.sync_now,
-        )
-        files.wal_bytes = self.writer.note_wal
-        self.registry = Registry(nursery, self.writer, ports, limits)
-        self.context = SessionContext(
-            registry=self.registry, events=files.registry, ports=ports, limits=limits, open_tools=self._open_tools
-        )
-
-    @property
-    def epoch(self) -> str:
-        epochs = self.files.log.epochs
-        return epochs[-1].id if epochs and self.writer.opened else ""
-
-    def check_fork(self) -> None:
-        self._fork.check()
-
-    def _open_tools(self, workspace: str, session_id: str, message_id: str) -> list[tuple[str, str, str]]:
-        return ReadModel(self.files.reader, self.ports, self.limits, workspace).open_tools(session_id, message_id)
-
-    def _record(self, item: Written) -> RecordedEvent:
-        place, prepared = item.recorded, item.prepared
-        cursor = Cursor(self.files.log.epoch_of(place.position), place.position)
-        return RecordedEvent(
-            position=place.position,
-            cursor=cursor,
-            workspace=place.workspace,
-            session_id=place.session_id,
-            incarnation=place.incarnation,
-            seq=place.seq,
-            type=prepared.definition.name,
-            version=prepared.definition.version,
-            event=prepared.event,
-            event_id=item.event_id,
-            occurred_at=place.occurred_at,
-            recorded_at=place.recorded_at,
-            causation_id=prepared.causation_id,
-            outcome=item.outcome,
-            size_bytes=len(prepared.data),
-        )
-
-    async def begin(self) -> None:
-        """Begin the epoch now where the disk lets us; on a full disk the first write that fits does it."""
-
-        def step() -> None:
-            try:
-                try:
-                    self.writer.ensure_opened()
-                finally:
-                    self.hub.published = self.files.log.last_position()
-            except SqlError as problem:
-                raise translate(problem, f"open {self.files.path}") from None
-
-        give_up = trio.current_time() + self.limits.busy_retry_s
-        while True:
-            try:
-                await self.ports.step(step)
-            except StorageFullError as problem:
-                log.warning("%s; reads work, the first write that fits catches up", problem.describe())
-            except StorageBusyError:
-                if trio.current_time() < give_up:
-                    await trio.sleep(self.limits.busy_pause_s)
-                    continue
-                raise
-            return
-
-    async def choose_sync(self, sync: SyncBy) -> None:
-        """Decide who syncs, and start the helper where it is the one."""
-        files = self.files
-        if not self.writer.opened:
-            return
-        if sync == "auto":
-            if os.name != "posix" or self.ports.vfs is not None:
-                return
-            if await self.ports.step(files.sync_seconds) <= self.limits.slow_sync_s:
-                return
-        if sync != "commit":
-            start = self.ports.start_sync or SyncHelper.start
-            try:
-                self.writer.sync = await start(files.path)
-            except SyncUnavailableError as problem:
-                log.warning("%s; COMMIT syncs", problem)
-                return
-            if files.durability == "full":
-                self.writer.sync_commits = True
-                await self.ports.step(lambda: files.sync_in_commit(False))
-
-    async def sweep_at_open(self) -> None:
-        """Sweep now where the disk lets us; on a full disk the sweep goes with the first write that fits."""
-        self.writer.owed = self._owed_sweep
-        if self.writer.opened:
-            try:
-                await self.sweep()
-            except StorageFullError as problem:
-                log.warning("sweep: %s; the first write that fits sweeps", problem.describe())
-
-    async def sweep(self) -> SweepReport:
-        owed, self.writer.owed = self.writer.owed, None
-        try:
-            unfinished = await self.ports.step(self._unfinished)
-            for item in unfinished:
-                command = self._settling(item)
-                command.reply = self.ports.reply()
-                await self.registry.actor(item.workspace, item.session_id).accept(command)
-                await command.reply.wait()
-        except BaseException:
-            self.writer.owed = owed
-            raise
-        return maintenance.count(unfinished)
-
-    def _unfinished(self) -> list[maintenance.Unfinished]:
-        # Before this process's epoch has begun, all there is was left by others.
-        first = self.files.log.epochs[-1].first_position if self.writer.opened else 2**63 - 1
-        return maintenance.find_unfinished(self.files.reader, first)
-
-    def _owed_sweep(self) -> list[AnyCommand]:
-        return [self._settling(item) for item in self._unfinished()]
-
-    def _settling(self, item: maintenance.Unfinished) -> Append:
-        prepared = tuple(prepare(self.files.registry, event, self.limits) for event in item.events)
-        return Append(
-            workspace=item.workspace,
-            session_id=item.session_id,
-            incarnation=item.incarnation,
-            events=prepared,
-            size_bytes=sum(len(p.data) for p in prepared),
-        )
-
-    async def close(self) -> None:
-        """Commit or answer everything accepted, then let the followers end."""
-        deadline = trio.current_time() + self.limits.shutdown_s
-        with trio.CancelScope(deadline=deadline, shield=True):
-            await self.registry.close()
-        self.writer.close(deadline)
-        with trio.CancelScope(shield=True):
-            await self.writer.closed.wait()
-        self.hub.close()
-        if self.writer.sync is not None:
-            with trio.CancelScope(shield=True):
-                await self.writer.sync.aclose()
 
 
 def check_id(argument: str, value: object) -> None:
@@ -431,7 +261,7 @@ async def open_engine(
         async with trio.open_nursery() as nursery:
             # Cancelled in here, the host would run on with nobody left to close it; it starts without waiting for anything.
             with trio.CancelScope(shield=True):
-                core: _Core = await nursery.start(_host, files, limits, ports)
+                core: Core = await nursery.start(host, files, limits, ports)
             try:
                 await core.begin()
                 await core.choose_sync(sync)
@@ -447,14 +277,3 @@ async def open_engine(
         files.close()
     if failure is not None:
         raise failure
-
-
-async def _host(files: Files, limits: Limits, ports: Ports, task_status: trio.TaskStatus[_Core]) -> None:
-    """Run the actors where cancellation of the engine's user does not reach them: they end when they are drained."""
-    with trio.CancelScope(shield=True):
-        async with trio.open_nursery() as nursery:
-            core = _Core(files, nursery, limits, ports)
-            ports.spawn(nursery, core.writer.run, name="writer")
-            task_status.started(core)
-            await core.writer.closed.wait()
-            nursery.cancel_scope.cancel()

@@ -277,6 +277,10 @@ class Log:
             self.begin()
             self._execute("UPDATE counter SET value = value + 1 WHERE name = 'fence'")
             self.commit()
+        except apsw.Error:
+            # The setting cannot be put back inside a transaction.
+            self.rollback()
+            raise
         finally:
             self._execute(f"PRAGMA synchronous = {before}")
 

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import attrs
 import trio
 
 from engine.commands import AnyCommand, Append, Flush, PostDelta, Replace
@@ -25,48 +23,13 @@ from engine.events import APPLIED, Receipt, Skipped
 from engine.limits import Limits
 from engine.ports import ForkGuard, Mailbox, Ports, Sync, SyncUnavailableError
 from engine.store import SqlError, clean, translate
-from engine.writer.transaction import BatchResult, Transactor, Written
+from engine.writer.batch import BatchResult, Written
+from engine.writer.statistics import Tally, WriterStatistics, quantile
+from engine.writer.transaction import Transactor
 
 log = logging.getLogger("engine.writer")
 
-LATENCIES_KEPT = 1_000
-"""Commit latencies and batch sizes kept for the statistics: the last minute of a busy engine."""
-
 Publish = Callable[[list[Written], list[tuple[str, str]]], None]
-
-
-@attrs.frozen(kw_only=True)
-class WriterStatistics:
-    """What the writer did since it was opened. Durations in milliseconds, sizes in bytes."""
-
-    state: str
-    """`open`, `closing`, `closed` or `broken`."""
-    queue_depth: int
-    """Commands waiting in the inbox."""
-    queue_bytes: int
-    """Bytes of encoded events waiting in the inbox."""
-    batches: int
-    """Transactions committed."""
-    events: int
-    """Events committed, skipped ones included."""
-    outcomes: Mapping[str, int]
-    """Answers by what they said: applied, duplicate, each skip reason, each error class."""
-    batch_events_p50: int
-    """Events of a batch, median of the last thousand."""
-    batch_events_max: int
-    """Events of the largest of these batches."""
-    commit_ms_p50: float
-    """Length of a batch's transaction with its sync, median of the last thousand."""
-    commit_ms_p99: float
-    """The same, 99th percentile."""
-    busy_retries: int
-    """Times the file was locked by somebody else and the batch was tried again."""
-    wal_bytes: int
-    """Length of the part of the WAL that is in use."""
-    wal_pinned: bool
-    """Whether the last checkpoint could not copy everything because a reader (of another process) held a snapshot."""
-    checkpoints_failed: int
-    """Checkpoints that failed; the data is safe in the WAL, which grows."""
 
 
 class Writer:
@@ -106,10 +69,8 @@ class Writer:
         self._why_broken = ""
         self._deadline = math.inf
         self._ending = False
-        self._outcomes: Counter[str] = Counter()
-        self._batches = self._events = self._busy_retries = self._checkpoints_failed = 0
-        self._sizes: deque[int] = deque(maxlen=LATENCIES_KEPT)
-        self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self._tally = Tally()
+        self._checkpoints_failed = 0
         self._wal_bytes = 0
         self._wal_next = limits.wal_checkpoint_bytes
         self._wal_pinned = False
@@ -162,18 +123,19 @@ class Writer:
 
     def statistics(self) -> WriterStatistics:
         """What it did so far."""
+        tally = self._tally
         return WriterStatistics(
             state=self._state,
             queue_depth=len(self._inbox),
             queue_bytes=self._inbox.size_bytes,
-            batches=self._batches,
-            events=self._events,
-            outcomes=dict(self._outcomes),
-            batch_events_p50=int(quantile(self._sizes, 0.5)),
-            batch_events_max=max(self._sizes, default=0),
-            commit_ms_p50=round(1e3 * quantile(self._latencies, 0.5), 3),
-            commit_ms_p99=round(1e3 * quantile(self._latencies, 0.99), 3),
-            busy_retries=self._busy_retries,
+            batches=tally.batches,
+            events=tally.events,
+            outcomes=dict(tally.outcomes),
+            batch_events_p50=int(quantile(tally.sizes, 0.5)),
+            batch_events_max=max(tally.sizes, default=0),
+            commit_ms_p50=round(1e3 * quantile(tally.latencies_s, 0.5), 3),
+            commit_ms_p99=round(1e3 * quantile(tally.latencies_s, 0.99), 3),
+            busy_retries=tally.busy_retries,
             wal_bytes=self._wal_bytes,
             wal_pinned=self._wal_pinned,
             checkpoints_failed=self._checkpoints_failed,
@@ -250,7 +212,7 @@ class Writer:
             result = await self._attempt(batch)
             if result.state == "committed" and result.written and self.sync is not None and self.sync_commits:
                 result = await self._sync_result(result, self.sync)
-            self._count(result, trio.current_time() - started)
+            self._tally.count(result, trio.current_time() - started)
             self._finish(result)
             if self._wal_bytes >= self._wal_next:
                 await self._make_room_in_wal()
@@ -270,7 +232,7 @@ class Writer:
                 return BatchResult("unknown", [(command, error.clone()) for command in batch])
             if result.state != "busy" or trio.current_time() >= min(give_up, self._deadline):
                 return result
-            self._busy_retries += 1
+            self._tally.busy_retries += 1
             await trio.sleep(self._limits.busy_pause_s)
 
     def _step(self, batch: list[AnyCommand]) -> BatchResult:
@@ -409,21 +371,6 @@ class Writer:
             broken = self._state == "broken"
             self._answer(command, BrokenError("the writer", self._why_broken) if broken else ClosedError("the engine"))
 
-    def _count(self, result: BatchResult, duration_s: float) -> None:
-        for _, answer in result.answers:
-            if isinstance(answer, EngineError):
-                self._outcomes[type(answer).__name__] += 1
-            elif isinstance(answer, Receipt):
-                for entry in answer.events:
-                    outcome = entry.outcome
-                    name = outcome.reason if isinstance(outcome, Skipped) else type(outcome).__name__.lower()
-                    self._outcomes[name] += 1
-        if result.state == "committed" and result.written:
-            self._batches += 1
-            self._events += len(result.written)
-            self._sizes.append(len(result.written))
-            self._latencies.append(duration_s)
-
 
 def _log_skip(item: Written) -> None:
     log.warning(
@@ -434,9 +381,3 @@ def _log_skip(item: Written) -> None:
         item.recorded.session_id,
         item.recorded.seq,
     )
-
-
-def quantile(values: deque[int] | deque[float], fraction: float) -> float:
-    """The value below which this fraction of the values lies; 0 when there are none."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,13 +38,8 @@ OUTSIDE = {
     "pytest": {"simulation"},
 }
 
-FILE_LINES_MAX = 420
+FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 75
-
-LONGER: dict[str, str] = {
-    "writer/transaction.py": "one batch from BEGIN to COMMIT; taking it apart would separate what undoes what",
-}
-"""Files over the limit, each with its reason."""
 
 CATCHES: dict[str, str] = {
     "writer/actor.py:_attempt": "a bug in a batch is answered to its callers as outcome unknown; the writer stops",
@@ -58,7 +54,9 @@ names = [str(path.relative_to(ENGINE)) for path in FILES]
 def room_of(path: Path) -> str | None:
     """The room a file belongs to; None for the package's own front."""
     first = path.relative_to(ENGINE).parts[0]
-    return None if first == "__init__.py" else first.removesuffix(".py")
+    if first == "__init__.py":
+        return None
+    return "cli" if first == "__main__.py" else first.removesuffix(".py")
 
 
 def is_module(name: str) -> bool:
@@ -142,7 +140,7 @@ def test_files_and_functions_stay_short(path):
     """A file fits a reader's patience, a function a screen."""
     text = path.read_text()
     lines = text.count("\n")
-    assert lines <= FILE_LINES_MAX or str(path.relative_to(ENGINE)) in LONGER, f"{lines} lines"
+    assert lines <= FILE_LINES_MAX, f"{lines} lines"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
@@ -184,7 +182,7 @@ def test_nothing_swallows_every_exception_around_an_await(path):
 def test_public_surface_is_typed_and_clean(path):
     """No debugging output, no leftover markers."""
     text = path.read_text()
-    for marker in ("print(", "breakpoint(", "TODO", "FIXME", "XXX"):
-        if marker == "print(" and room_of(path) == "cli":
+    for marker in (r"\bprint\(", r"\bbreakpoint\(", "TODO", "FIXME", "XXX"):
+        if "print" in marker and room_of(path) == "cli":
             continue
-        assert marker not in text
+        assert re.search(marker, text) is None
