@@ -16,7 +16,7 @@ import attrs
 import trio
 import trio.testing
 
-from engine import Engine, Limits, Receipt, open_engine
+from engine import Engine, Receipt, open_engine
 from engine.ports import Ports
 from tests.support.checkers import check_log
 
@@ -147,6 +147,3 @@ def count_rows(path: str | os.PathLike[str], table: str = "event") -> int:
         return found
     finally:
         connection.close()
-
-
-SMALL = Limits(flush_delay_s=0.001)
