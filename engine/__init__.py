@@ -20,7 +20,7 @@ from engine.events import (
 )
 from engine.limits import Limits
 from engine.projections import handles, projection
-from engine.runtime import Engine, Workspace, open_engine
+from engine.runtime import Engine, Reader, Workspace, open_engine, open_reader
 from engine.session import Message, Session, Turn
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Lagging",
     "Limits",
     "Message",
+    "Reader",
     "Receipt",
     "ReceiptEvent",
     "RecordedEvent",
@@ -48,5 +49,6 @@ __all__ = [
     "event",
     "handles",
     "open_engine",
+    "open_reader",
     "projection",
 ]

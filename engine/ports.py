@@ -16,46 +16,78 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 
 import attrs
-import outcome
 import trio
+
+from engine.errors import ForkedError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+class ForkGuard:
+    """Remembers the process that made it; `check` refuses to serve a forked child.
+
+    SQLite connections must not be carried across a fork (https://sqlite.org/howtocorrupt.html section 2.6). Forks are
+    counted by a hook, because asking for the pid on every call is a system call.
+    """
+
+    __slots__ = ("_forks", "_pid")
+
+    def __init__(self) -> None:
+        self._forks = _forks
+        self._pid = os.getpid()
+
+    def check(self) -> None:
+        """Raise `ForkedError` in a child of the process that made this guard."""
+        if self._forks != _forks:
+            raise ForkedError(self._pid)
+
+
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
 class Reply(Generic[T]):
     """A one-shot reply channel: one `resolve` or `reject`, one waiter, woken once."""
 
-    __slots__ = ("_outcome", "_task")
+    __slots__ = ("_error", "_task", "_value", "answered")
 
     def __init__(self) -> None:
-        self._outcome: outcome.Value[T] | outcome.Error | None = None
-        self._task: trio.lowlevel.Task | None = None
-
-    @property
-    def answered(self) -> bool:
+        self.answered = False
         """Whether the one answer was given."""
-        return self._outcome is not None
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._task: trio.lowlevel.Task | None = None
 
     def resolve(self, value: T) -> None:
         """Answer with a value. A second answer is a bug and raises `RuntimeError`."""
-        self._answer(outcome.Value(value))
+        self._value = value
+        self._wake()
 
     def reject(self, error: BaseException) -> None:
         """Answer with an exception, which must belong to this waiter alone (see `EngineError.clone`)."""
-        self._answer(outcome.Error(error))
+        self._error = error
+        self._wake()
 
-    def _answer(self, answer: outcome.Value[T] | outcome.Error) -> None:
-        if self._outcome is not None:
+    def _wake(self) -> None:
+        if self.answered:
             raise RuntimeError("a reply channel was answered twice")
-        self._outcome = answer
+        self.answered = True
         if self._task is not None:
             trio.lowlevel.reschedule(self._task)
             self._task = None
 
     async def wait(self) -> T:
         """Wait for the answer. Cancelled, only the wait ends: what was asked for goes on."""
-        if self._outcome is None:
+        if not self.answered:
             self._task = trio.lowlevel.current_task()
 
             def withdraw(_raise_cancel: object) -> trio.lowlevel.Abort:
@@ -65,11 +97,9 @@ class Reply(Generic[T]):
             await trio.lowlevel.wait_task_rescheduled(withdraw)
         else:
             await trio.lowlevel.checkpoint()
-        answer = self._outcome
-        assert answer is not None
-        if isinstance(answer, outcome.Error):
-            raise answer.error
-        return answer.value
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
 
 
 @attrs.define(eq=False)
@@ -201,11 +231,21 @@ class Ids(Protocol):
         """A new random epoch id: 12 hexadecimal digits."""
 
 
+class SyncUnavailableError(Exception):
+    """Whoever syncs is gone; nothing is known of the device."""
+
+
 class Sync(Protocol):
     """Makes committed bytes durable outside the SQL step, so that a slow disk does not stop the loop."""
 
     async def sync(self) -> None:
-        """Return once everything committed before the call is on the device; raise `OSError` when that failed."""
+        """Return once everything committed before the call is on the device.
+
+        Raises `OSError` when the device failed, and `SyncUnavailableError` when it cannot be asked any more.
+        """
+
+    async def checkpoint(self) -> None:
+        """Copy the WAL into the file and begin it anew. Raises as `sync` does."""
 
     async def aclose(self) -> None:
         """Release what it holds. Idempotent."""
@@ -260,5 +300,7 @@ class Ports:
     reply: Callable[[], Reply[Any]] = Reply
     step: SqlStep = run_inline
     spawn: Spawn = spawn_in_nursery
+    start_sync: Callable[[str], Awaitable[Sync]] | None = None
+    """Starts what syncs the log at a path where COMMIT shall not; None is the engine's helper process."""
     vfs: str | None = None
     """Name of the SQLite VFS for every connection; None is the platform's own."""

@@ -32,6 +32,8 @@ class Command:
     incarnation: int | None = None
     """The life of the session that the sender knows; None where it knows none (creating, importing)."""
     sealed: bool = False
+    size_bytes: int = 0
+    """What the command weighs in a queue: the bytes of its encoded events."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -48,10 +50,6 @@ class Append(Command):
     reply: Reply[Receipt] | None = None
     sink: Sink | None = None
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(len(event.data) for event in self.events)
-
 
 @attrs.define(eq=False, kw_only=True)
 class PostDelta(Command):
@@ -65,10 +63,6 @@ class PostDelta(Command):
     pieces: list[str]
     sink: Sink | None = None
     reply: None = None
-
-    @property
-    def size_bytes(self) -> int:
-        return 4 * self.chars
 
     def joins(self, other: PostDelta, chars_max: int) -> bool:
         """Whether `other` continues this one exactly, so that one event can stand for both."""
@@ -95,10 +89,6 @@ class Flush(Command):
 
     reply: Reply[None]
 
-    @property
-    def size_bytes(self) -> int:
-        return 0
-
 
 @attrs.define(eq=False, kw_only=True)
 class Replace(Command):
@@ -106,10 +96,6 @@ class Replace(Command):
 
     events: tuple[PreparedEvent, ...]
     reply: Reply[Receipt]
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(len(event.data) for event in self.events)
 
 
 AnyCommand = Append | PostDelta | Flush | Replace

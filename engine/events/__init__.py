@@ -1,6 +1,6 @@
 """Events: definition, registry, versions and upcasters, codec, and the agent-session vocabulary."""
 
-from engine.events.codec import PreparedEvent, decode, digest, encode, prepare, to_json
+from engine.events.codec import PreparedEvent, decode, digest, encode, encode_checked, prepare, to_json
 from engine.events.definition import EventType, Registry, definition_of, event
 from engine.events.model import (
     APPLIED,
@@ -105,6 +105,7 @@ __all__ = [
     "definition_of",
     "digest",
     "encode",
+    "encode_checked",
     "event",
     "prepare",
     "to_json",

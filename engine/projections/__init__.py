@@ -1,5 +1,6 @@
 """Projections: their definition, the built-in ones, what applies events to them, and reading their tables."""
 
+from engine.projections.counting import RowCounts, count_rows
 from engine.projections.definition import Handler, Projection, Recording, definition_for, handles, projection
 from engine.projections.projector import Progress, Projector
 from engine.projections.reading import ReadModel
@@ -14,10 +15,12 @@ __all__ = [
     "Projector",
     "ReadModel",
     "Recording",
+    "RowCounts",
     "SessionView",
     "ToolView",
     "UsageReport",
     "UsageTotals",
+    "count_rows",
     "definition_for",
     "handles",
     "projection",

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine.errors import EngineError, ProjectionFailedError, RegistrationError, StorageCorruptError
-from engine.events import APPLIED, RECEIPT_SKIPS, Applied, Registry, Skipped, UnknownEvent, decode
+from engine.events import APPLIED, Applied, Registry, Skipped, UnknownEvent, decode
 from engine.projections.builtin import BUILT_IN_PROJECTIONS
 from engine.projections.definition import Handler, Projection, Recording
 from engine.store import OUTCOMES, Log, SqlError, Tx, is_constraint
@@ -44,7 +44,7 @@ class Projector:
         }
         self._deciding = self._dispatch(built_in=True)
         self._following = self._dispatch(built_in=False)
-        self.checkpoint_names = json.dumps([p.name for p in self._projections])
+        self.names = tuple(p.name for p in self._projections)
 
     def _check_names(self) -> None:
         names: set[str] = set()
@@ -73,23 +73,22 @@ class Projector:
 
     # --- live ---------------------------------------------------------------------------------
 
-    def apply(self, event: Any, recorded: Recording, *, keeps_unchanged: bool = False) -> Applied | Skipped:
-        """Let the built-in projections decide, then show an applied event to the others.
+    def decide(self, event: Any, recorded: Recording) -> Applied | Skipped:
+        """Let the built-in projections apply the event, or say why it changes nothing.
 
-        `keeps_unchanged`: what changes nothing in the built-in tables is stored as applied (an import), so it is shown too.
-        Raises the refusal of a built-in projection, or `ProjectionFailedError`; the caller undoes its savepoint.
+        Raises the refusal of one of them; the caller undoes its savepoint.
         """
-        cls = type(event)
-        for _, tx, handler in self._deciding.get(cls, ()):
+        for _, tx, handler in self._deciding.get(type(event), ()):
             outcome = handler(tx, event, recorded)
             if isinstance(outcome, Skipped):
-                if keeps_unchanged and outcome.reason in RECEIPT_SKIPS:
-                    break
                 return outcome
-        following = self._following.get(cls)
+        return APPLIED
+
+    def follow(self, event: Any, recorded: Recording) -> None:
+        """Show an applied event to the users' projections. Raises `ProjectionFailedError`."""
+        following = self._following.get(type(event))
         if following:
             self._follow(following, event, recorded)
-        return APPLIED
 
     def _follow(self, bound: list[_Bound], event: Any, recorded: Recording) -> None:
         for projection, tx, handler in bound:
@@ -116,7 +115,7 @@ class Projector:
         those of projections that this process does not know, when one comes that does: their checkpoints go.
         """
         self._log.connection.execute(
-            "DELETE FROM projection WHERE name NOT IN (SELECT value FROM json_each(?))", (self.checkpoint_names,)
+            "DELETE FROM projection WHERE name NOT IN (SELECT value FROM json_each(?))", (json.dumps(self.names),)
         )
         for table, column in (
             ("session", "key"),
@@ -139,11 +138,11 @@ class Projector:
     def stale(self) -> list[Projection]:
         """The projections whose tables are missing, of another version, or behind the log."""
         stored = self._stored_checkpoints()
-        head = self._log.last_position()
+        head = self._log.last_event()
         found = []
         for projection in self._projections:
             version, position = stored.get(projection.name, (0, 0))
-            if version != projection.version or position != head:
+            if version != projection.version or position < head:
                 found.append(projection)
         if any(projection.built_in for projection in found):
             # The built-in tables depend on each other, so they are rebuilt together.
@@ -191,13 +190,7 @@ class Projector:
         Readers see the old tables until it commits. Raises `RegistrationError` for an unknown name, and
         `StorageCorruptError` when an event that a handler may need cannot be read by this process.
         """
-        known = {projection.name: projection for projection in self._projections}
-        for name in names or ():
-            if name not in known:
-                raise RegistrationError(f"projection {name!r}", f"unknown; known are {', '.join(known)}")
-        chosen = [p for p in self._projections if names is None or p.name in names]
-        if any(p.built_in for p in chosen):
-            chosen = [p for p in self._projections if p.built_in or p in chosen]
+        chosen = self._covered(names)
         self._log.begin()
         try:
             replayed = self._wipe_and_replay(chosen, progress)
@@ -206,6 +199,20 @@ class Projector:
             self._log.rollback()
             raise
         return replayed
+
+    def covered(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        """The projections that a rebuild of the named ones covers."""
+        return tuple(projection.name for projection in self._covered(names))
+
+    def _covered(self, names: Sequence[str] | None) -> list[Projection]:
+        known = [projection.name for projection in self._projections]
+        for name in names or ():
+            if name not in known:
+                raise RegistrationError(f"projection {name!r}", f"unknown; known are {', '.join(known)}")
+        chosen = [p for p in self._projections if names is None or p.name in names]
+        if any(p.built_in for p in chosen):
+            chosen = [p for p in self._projections if p.built_in or p in chosen]
+        return chosen
 
     def _wipe_and_replay(self, projections: Sequence[Projection], progress: Progress | None) -> int:
         connection = self._log.connection
@@ -264,7 +271,7 @@ class Projector:
             progress(replayed, total)
         for projection in projections:
             connection.execute(
-                "REPLACE INTO projection VALUES(?, ?, ?)", (projection.name, projection.version, self._log.last_position())
+                "REPLACE INTO projection VALUES(?, ?, ?)", (projection.name, projection.version, self._log.last_event())
             )
         return replayed
 

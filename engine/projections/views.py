@@ -88,6 +88,11 @@ class UsageTotals:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
 
+    @property
+    def tokens(self) -> int:
+        """All tokens, cached ones included; reasoning is part of the output."""
+        return self.input_tokens + self.output_tokens + self.cache_read_tokens + self.cache_write_tokens
+
     def __add__(self, other: UsageTotals) -> UsageTotals:
         return UsageTotals(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in attrs.fields(UsageTotals)})
 

@@ -15,8 +15,8 @@ import attrs
 import trio
 
 from engine import maintenance
-from engine.commands import Append, Replace
-from engine.errors import ForkedError, InvalidArgumentError, StorageFullError, UnknownSessionError
+from engine.commands import AnyCommand, Append, Replace
+from engine.errors import InvalidArgumentError, StorageBusyError, StorageFullError, UnknownSessionError
 from engine.events import (
     START,
     After,
@@ -29,13 +29,14 @@ from engine.events import (
 )
 from engine.limits import ID_CHARS_MAX, Limits
 from engine.maintenance import SweepReport
-from engine.ports import Ports, Sync
+from engine.ports import ForkGuard, Ports, SyncUnavailableError
 from engine.projections import Progress, Projection, ReadModel
-from engine.runtime.files import Durability, Files, open_files
+from engine.runtime.files import Durability, Files, SyncBy, open_files
+from engine.runtime.importing import Importer
 from engine.session import Registry, Session, SessionContext, SessionStatistics
 from engine.store import SqlError, checkpoint, translate
 from engine.subscriptions import Hub, HubStatistics, LogStream
-from engine.writer import Writer, WriterStatistics, Written
+from engine.writer import SyncHelper, Writer, WriterStatistics, Written
 
 log = logging.getLogger("engine")
 
@@ -127,6 +128,12 @@ class Workspace:
 
     # --- for importers ------------------------------------------------------------------------
 
+    def importer(self) -> Importer:
+        """What brings transcripts of real agents into this workspace: `await engine.importer().file(path)`."""
+        core = self._core
+        core.check_fork()
+        return Importer(self, core.files.reader, core.files.registry, core.ports, core.limits)
+
     async def import_events(self, session_id: str, envelopes: Sequence[Envelope], *, creates: bool = False) -> Receipt:
         """Append events of a transcript: each is stored, also one that changes nothing. Durable on return."""
         return await self._append(session_id, envelopes, creates=creates, imported=True)
@@ -135,7 +142,13 @@ class Workspace:
         """Replace what was imported into a session, in one transaction; its followers get a `Reset`."""
         core = self._core
         prepared = tuple(prepare(core.files.registry, envelope, core.limits) for envelope in envelopes)
-        command = Replace(workspace=self._workspace, session_id=session_id, events=prepared, reply=core.ports.reply())
+        command = Replace(
+            workspace=self._workspace,
+            session_id=session_id,
+            events=prepared,
+            size_bytes=sum(len(p.data) for p in prepared),
+            reply=core.ports.reply(),
+        )
         await core.registry.actor(self._workspace, session_id).accept(command)
         return await command.reply.wait()
 
@@ -150,6 +163,7 @@ class Workspace:
             events=prepared,
             creates=creates,
             imported=imported,
+            size_bytes=sum(len(p.data) for p in prepared),
             reply=core.ports.reply(),
         )
         await core.registry.actor(self._workspace, session_id).accept(command)
@@ -192,19 +206,18 @@ class Engine(Workspace):
             subscriptions=core.hub.statistics(),
             head=core.hub.published,
             unknown_events_read=core.files.reader.unknown_events,
-            synced_by="nobody" if core.files.durability == "normal" else "commit" if core.sync is None else "helper",
+            synced_by="nobody" if core.files.durability == "normal" else "commit" if core.writer.sync is None else "helper",
         )
 
 
 class _Core:
     """The wired parts of one engine."""
 
-    def __init__(self, files: Files, nursery: trio.Nursery, limits: Limits, ports: Ports, sync: Sync | None) -> None:
+    def __init__(self, files: Files, nursery: trio.Nursery, limits: Limits, ports: Ports) -> None:
         self.files = files
         self.limits = limits
         self.ports = ports
-        self.sync = sync
-        self._pid = os.getpid()
+        self._fork = ForkGuard()
         self.hub = Hub(self._record, limits)
         self.writer = Writer(
             files.transactor,
@@ -213,7 +226,7 @@ class _Core:
             opening=files.begin,
             checkpoint=lambda: checkpoint(files.log.connection),
             publish=self.hub.publish,
-            sync=sync,
+            fence=files.sync_now,
         )
         files.wal_bytes = self.writer.note_wal
         self.registry = Registry(nursery, self.writer, ports, limits)
@@ -227,8 +240,7 @@ class _Core:
         return epochs[-1].id if epochs and self.writer.opened else ""
 
     def check_fork(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedError(self._pid)
+        self._fork.check()
 
     def _open_tools(self, workspace: str, session_id: str, message_id: str) -> list[tuple[str, str, str]]:
         return ReadModel(self.files.reader, self.ports, self.limits, workspace).open_tools(session_id, message_id)
@@ -246,7 +258,7 @@ class _Core:
             type=prepared.definition.name,
             version=prepared.definition.version,
             event=prepared.event,
-            event_id=prepared.event_id or str(cursor),
+            event_id=item.event_id,
             occurred_at=place.occurred_at,
             recorded_at=place.recorded_at,
             causation_id=prepared.causation_id,
@@ -259,33 +271,87 @@ class _Core:
 
         def step() -> None:
             try:
-                self.writer.ensure_opened()
+                try:
+                    self.writer.ensure_opened()
+                finally:
+                    self.hub.published = self.files.log.last_position()
             except SqlError as problem:
                 raise translate(problem, f"open {self.files.path}") from None
-            finally:
-                self.hub.published = self.files.log.last_position()
 
-        try:
-            await self.ports.step(step)
-        except StorageFullError as problem:
-            log.warning("%s; reads work, the first write that fits catches up", problem.describe())
+        give_up = trio.current_time() + self.limits.busy_retry_s
+        while True:
+            try:
+                await self.ports.step(step)
+            except StorageFullError as problem:
+                log.warning("%s; reads work, the first write that fits catches up", problem.describe())
+            except StorageBusyError:
+                if trio.current_time() < give_up:
+                    await trio.sleep(self.limits.busy_pause_s)
+                    continue
+                raise
+            return
+
+    async def choose_sync(self, sync: SyncBy) -> None:
+        """Decide who syncs, and start the helper where it is the one."""
+        files = self.files
+        if not self.writer.opened:
+            return
+        if sync == "auto":
+            if os.name != "posix" or self.ports.vfs is not None:
+                return
+            if await self.ports.step(files.sync_seconds) <= self.limits.slow_sync_s:
+                return
+        if sync != "commit":
+            start = self.ports.start_sync or SyncHelper.start
+            try:
+                self.writer.sync = await start(files.path)
+            except SyncUnavailableError as problem:
+                log.warning("%s; COMMIT syncs", problem)
+                return
+            if files.durability == "full":
+                self.writer.sync_commits = True
+                await self.ports.step(lambda: files.sync_in_commit(False))
+
+    async def sweep_at_open(self) -> None:
+        """Sweep now where the disk lets us; on a full disk the sweep goes with the first write that fits."""
+        self.writer.owed = self._owed_sweep
+        if self.writer.opened:
+            try:
+                await self.sweep()
+            except StorageFullError as problem:
+                log.warning("sweep: %s; the first write that fits sweeps", problem.describe())
 
     async def sweep(self) -> SweepReport:
-        first = next((e.first_position for e in reversed(self.files.log.epochs)), 0)
-        unfinished = await self.ports.step(lambda: maintenance.find_unfinished(self.files.reader, first))
-        for item in unfinished:
-            prepared = tuple(prepare(self.files.registry, event, self.limits) for event in item.events)
-            command = Append(
-                workspace=item.workspace,
-                session_id=item.session_id,
-                incarnation=item.incarnation,
-                events=prepared,
-                reply=self.ports.reply(),
-            )
-            await self.registry.actor(item.workspace, item.session_id).accept(command)
-            assert command.reply is not None
-            await command.reply.wait()
+        owed, self.writer.owed = self.writer.owed, None
+        try:
+            unfinished = await self.ports.step(self._unfinished)
+            for item in unfinished:
+                command = self._settling(item)
+                command.reply = self.ports.reply()
+                await self.registry.actor(item.workspace, item.session_id).accept(command)
+                await command.reply.wait()
+        except BaseException:
+            self.writer.owed = owed
+            raise
         return maintenance.count(unfinished)
+
+    def _unfinished(self) -> list[maintenance.Unfinished]:
+        # Before this process's epoch has begun, all there is was left by others.
+        first = self.files.log.epochs[-1].first_position if self.writer.opened else 2**63 - 1
+        return maintenance.find_unfinished(self.files.reader, first)
+
+    def _owed_sweep(self) -> list[AnyCommand]:
+        return [self._settling(item) for item in self._unfinished()]
+
+    def _settling(self, item: maintenance.Unfinished) -> Append:
+        prepared = tuple(prepare(self.files.registry, event, self.limits) for event in item.events)
+        return Append(
+            workspace=item.workspace,
+            session_id=item.session_id,
+            incarnation=item.incarnation,
+            events=prepared,
+            size_bytes=sum(len(p.data) for p in prepared),
+        )
 
     async def close(self) -> None:
         """Commit or answer everything accepted, then let the followers end."""
@@ -296,6 +362,9 @@ class _Core:
         with trio.CancelScope(shield=True):
             await self.writer.closed.wait()
         self.hub.close()
+        if self.writer.sync is not None:
+            with trio.CancelScope(shield=True):
+                await self.writer.sync.aclose()
 
 
 def check_id(argument: str, value: object) -> None:
@@ -316,6 +385,7 @@ async def open_engine(
     events: Sequence[type[Any]] = (),
     projections: Sequence[type[Any] | Projection] = (),
     sweep: bool = True,
+    sync: SyncBy = "auto",
     limits: Limits | None = None,
     ports: Ports | None = None,
     on_progress: Progress | None = None,
@@ -327,6 +397,11 @@ async def open_engine(
     newest first, never a part of one, and never the consistency of the file (synchronous=FULL and NORMAL in WAL mode:
     https://sqlite.org/pragma.html#pragma_synchronous). Cursors notice such a loss: their epoch ended earlier.
 
+    `sync` says who syncs: `"commit"` is SQLite itself, inside the loop; `"helper"` a small process beside it, so that a slow
+    disk never stops the loop (with `"normal"` it only checkpoints); `"auto"` tries the disk and takes the helper where a
+    sync takes longer than `Limits.slow_sync_s`. With the helper a read may see a commit a moment before it is durable;
+    receipts and followers never do.
+
     `events` and `projections`: the user's own, beside the vocabulary. `sweep=False` leaves settling to `engine.sweep()`.
     `on_progress(done, total)` hears of a rebuild that a changed projection version makes necessary.
 
@@ -335,6 +410,8 @@ async def open_engine(
     fits. The body's exceptions come out as they are. Leaving the block, also by cancellation, commits or answers everything
     that was accepted, within `shutdown_s`.
     """
+    if sync not in ("auto", "commit", "helper"):
+        raise InvalidArgumentError("sync", f"expected 'auto', 'commit' or 'helper', found {sync!r}")
     limits = limits or Limits()
     ports = ports or Ports()
     chosen = ports
@@ -357,8 +434,9 @@ async def open_engine(
                 core: _Core = await nursery.start(_host, files, limits, ports)
             try:
                 await core.begin()
-                if sweep and core.writer.opened:
-                    await core.sweep()
+                await core.choose_sync(sync)
+                if sweep:
+                    await core.sweep_at_open()
                 yield Engine(core)
             except BaseException as problem:
                 # Raised again below, outside of the nursery, so that it does not come out in a group.
@@ -375,7 +453,7 @@ async def _host(files: Files, limits: Limits, ports: Ports, task_status: trio.Ta
     """Run the actors where cancellation of the engine's user does not reach them: they end when they are drained."""
     with trio.CancelScope(shield=True):
         async with trio.open_nursery() as nursery:
-            core = _Core(files, nursery, limits, ports, None)
+            core = _Core(files, nursery, limits, ports)
             ports.spawn(nursery, core.writer.run, name="writer")
             task_status.started(core)
             await core.writer.closed.wait()

@@ -122,6 +122,7 @@ class SessionActor:
         self.slot.removals += 1
 
     def end_removal(self) -> None:
+        """Let turns start again."""
         self.slot.removals -= 1
         self._look_again()
 

@@ -6,7 +6,6 @@ Must not know: SQL, the batch. A handle belongs to one incarnation: after the se
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +14,7 @@ import attrs
 import trio
 
 from engine.commands import Append, Flush, PostDelta
-from engine.errors import EngineError, EventTooLargeError, ForkedError, InvalidArgumentError
+from engine.errors import EngineError, EventTooLargeError, InvalidArgumentError
 from engine.events import (
     MessageRemoved,
     PartDelta,
@@ -27,7 +26,7 @@ from engine.events import (
 )
 from engine.events import Registry as EventRegistry
 from engine.limits import Limits
-from engine.ports import Ports
+from engine.ports import ForkGuard, Ports
 from engine.session.actor import SessionActor
 from engine.session.registry import Registry
 from engine.session.turn import Turn, inside
@@ -45,7 +44,7 @@ class SessionContext:
     ports: Ports
     limits: Limits
     open_tools: OpenTools
-    pid: int = attrs.field(factory=os.getpid)
+    fork: ForkGuard = attrs.field(factory=ForkGuard)
 
 
 class Session:
@@ -93,7 +92,7 @@ class Session:
         """
         self.raise_failed()
         prepared = self.prepare(events)
-        removals = [p.event for p in prepared if isinstance(p.event, _REMOVALS)]
+        removals = [item.event for item in prepared if type(item.event) in _REMOVALS]
         if removals:
             return await self._remove(removals, prepared, expected_seq, strict)
         return await self.write(prepared, expected_seq, strict)
@@ -110,11 +109,12 @@ class Session:
             events=prepared,
             expected_seq=expected_seq,
             strict=strict,
-            reply=context.ports.reply(),
+            size_bytes=sum([len(p.data) for p in prepared]),
+            reply=(reply := context.ports.reply()),
         )
         await self.actor().accept(command)
-        assert command.reply is not None
-        return await command.reply.wait()
+        receipt: Receipt = await reply.wait()
+        return receipt
 
     async def post(self, *events: Any, sink: Any = None) -> None:
         """Hand events over without waiting for their commit; they join the next group commit, in order.
@@ -125,7 +125,7 @@ class Session:
         self.raise_failed()
         await trio.lowlevel.checkpoint_if_cancelled()
         prepared = self.prepare(events)
-        if any(isinstance(p.event, _REMOVALS) for p in prepared):
+        if any(type(p.event) in _REMOVALS for p in prepared):
             raise InvalidArgumentError("events", "a removal drains the turn it touches, so it is appended, not posted")
         actor = self.actor()
         if len(prepared) == 1 and type(prepared[0].event) is PartDelta and _is_bare(prepared[0]):
@@ -137,6 +137,7 @@ class Session:
                     session_id=self._id,
                     incarnation=self._incarnation,
                     events=prepared,
+                    size_bytes=sum([len(p.data) for p in prepared]),
                     sink=sink or self,
                 )
             )
@@ -153,6 +154,7 @@ class Session:
             offset=event.offset,
             chars=len(event.text),
             pieces=[event.text],
+            size_bytes=4 * len(event.text),
             sink=sink,
         )
 
@@ -239,8 +241,6 @@ class Session:
     def prepare(self, events: tuple[Any, ...]) -> tuple[PreparedEvent, ...]:
         """Check and encode what a call was given."""
         context = self._context
-        if os.getpid() != context.pid:
-            raise ForkedError(context.pid)
         limits = context.limits
         if not events:
             raise InvalidArgumentError("events", "expected at least one")
@@ -256,7 +256,8 @@ class Session:
         return prepared
 
     def actor(self) -> SessionActor:
-        """The session's live actor."""
+        """The session's live actor. Raises `ForkedError` in a forked child, `ClosedError` once the engine is closing."""
+        self._context.fork.check()
         return self._context.registry.actor(self._workspace, self._id)
 
     @property
@@ -274,7 +275,7 @@ class Session:
             raise self._failures.popleft()
 
 
-_REMOVALS = (MessageRemoved, SessionRemoved, SessionRewound)
+_REMOVALS = frozenset((MessageRemoved, SessionRemoved, SessionRewound))
 
 
 def _is_bare(prepared: PreparedEvent) -> bool:

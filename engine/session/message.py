@@ -226,7 +226,9 @@ class Message:
             failure = failure or (self._failures.popleft() if self._failures else None)
             status = self._status(exc, failure)
             try:
-                await self._settle(status)
+                # Other roles' messages are complete from their announcement on.
+                if self._role == "assistant":
+                    await self._settle(status)
             except CallerError as problem:
                 # Removed, or never announced: there is nothing to settle.
                 log.debug("settling message %r: %s", self._id, problem)
@@ -235,7 +237,7 @@ class Message:
             except EngineError as problem:
                 failure = failure or problem
                 self._later(status)
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and self._role == "assistant":
             self._later(self._status(exc, failure))
         self._state = "settled"
         return failure

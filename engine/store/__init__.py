@@ -1,9 +1,11 @@
 """The SQLite file: schema, migrations, ownership, all SQL of the log, reading, and apsw's errors in our words."""
 
 from engine.store.connection import (
+    NO_SHARED_MEMORY,
     SqlError,
     checkpoint,
     clean,
+    close,
     connect,
     is_busy,
     is_constraint,
@@ -12,15 +14,21 @@ from engine.store.connection import (
     translate,
 )
 from engine.store.log import Epoch, Log, StoredEvent, StreamState
+from engine.store.measuring import FileSizes, TypeCount, checkpoints, count_types, file_sizes
 from engine.store.owner import Ownership
-from engine.store.reading import LogReader, Page, Snapshot
-from engine.store.schema import OUTCOMES, RESERVED_TABLES, check_and_migrate
+from engine.store.reading import ImportedRow, LogReader, Page, Snapshot
+from engine.store.schema import OUTCOMES, RESERVED_TABLES, check, check_and_migrate
+from engine.store.sync_helper import ANSWER
 from engine.store.tx import Row, Tx, check_definition, create_tables
 
 __all__ = [
+    "ANSWER",
+    "NO_SHARED_MEMORY",
     "OUTCOMES",
     "RESERVED_TABLES",
     "Epoch",
+    "FileSizes",
+    "ImportedRow",
     "Log",
     "LogReader",
     "Ownership",
@@ -31,12 +39,18 @@ __all__ = [
     "StoredEvent",
     "StreamState",
     "Tx",
+    "TypeCount",
+    "check",
     "check_and_migrate",
     "check_definition",
     "checkpoint",
+    "checkpoints",
     "clean",
+    "close",
     "connect",
+    "count_types",
     "create_tables",
+    "file_sizes",
     "is_busy",
     "is_constraint",
     "is_full",

@@ -8,7 +8,9 @@ https://sqlite.org/howtocorrupt.html section 2.2).
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable
 from typing import Final
 
 import apsw
@@ -22,6 +24,8 @@ from engine.errors import (
     StorageFullError,
     StorageIOError,
 )
+
+log = logging.getLogger("engine.store")
 
 SqlError = apsw.Error
 """What SQL raises; other rooms catch it by this name and hand it to `translate`."""
@@ -42,6 +46,8 @@ _KINDS: Final[dict[int, type[StorageError]]] = {
     apsw.SQLITE_CORRUPT: StorageCorruptError,
     apsw.SQLITE_NOTADB: NotADatabaseError,
 }
+NO_SHARED_MEMORY: Final = apsw.SQLITE_IOERR_SHMSIZE
+"""The code of a -shm file that cannot grow: on a full disk nobody can open the log in company."""
 
 
 def result_code(error: apsw.Error) -> int:
@@ -53,7 +59,7 @@ def result_code(error: apsw.Error) -> int:
 def translate(error: apsw.Error, operation: str) -> StorageError:
     """The engine's error for an apsw exception. It carries SQLite's text and code, but no traceback, cause or context."""
     code = result_code(error)
-    kind = _KINDS.get(code & 0xFF, StorageError)
+    kind = StorageFullError if code == NO_SHARED_MEMORY else _KINDS.get(code & 0xFF, StorageError)
     return kind(operation, f"{type(error).__name__.removesuffix('Error').lower()}: {error}", code)
 
 
@@ -82,9 +88,21 @@ def clean(error: EngineError) -> EngineError:
     return error.with_traceback(None)
 
 
-def connect(path: str, *, vfs: str | None, write: bool, full: bool = True) -> apsw.Connection:
+def connect(
+    path: str,
+    *,
+    vfs: str | None,
+    write: bool,
+    full: bool = True,
+    alone: bool = False,
+    check: Callable[[apsw.Connection], object] | None = None,
+) -> apsw.Connection:
     """Open a connection with the engine's settings. `full` decides `synchronous` of a writing one.
 
+    `check` may refuse the file before anything in it is changed: a writing connection turns it to WAL mode.
+
+    One that is `alone` keeps the WAL's index in its own memory and everybody else out
+    (https://sqlite.org/wal.html#use_of_wal_without_shared_memory).
     Raises a `StorageError`; a file that is no database is a `NotADatabaseError`.
     """
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE if write else apsw.SQLITE_OPEN_READONLY
@@ -94,14 +112,32 @@ def connect(path: str, *, vfs: str | None, write: bool, full: bool = True) -> ap
     except apsw.Error as problem:
         raise _cannot_open(path, problem) from None
     try:
-        _configure(connection, write=write, full=full)
+        if alone:
+            connection.pragma("locking_mode", "EXCLUSIVE")
+        _configure(connection, write=write)
+        if check is not None:
+            check(connection)
+        if write:
+            _prepare_writing(connection, full=full)
     except apsw.Error as problem:
-        connection.close()
+        close(connection)
         raise translate(problem, operation) from None
     except BaseException:
-        connection.close()
+        close(connection)
         raise
     return connection
+
+
+def close(connection: apsw.Connection) -> None:
+    """Close a connection. Idempotent.
+
+    What fails in it (the last checkpoint, removing the WAL) is logged, not raised: every commit stands in the WAL, and the
+    next open goes on from there.
+    """
+    try:
+        connection.close()
+    except apsw.Error as problem:
+        log.warning("closing: %s", translate(problem, "close").describe())
 
 
 def _cannot_open(path: str, problem: apsw.Error) -> StorageError:
@@ -115,7 +151,7 @@ def _cannot_open(path: str, problem: apsw.Error) -> StorageError:
     return translate(problem, f"open {path}")
 
 
-def _configure(connection: apsw.Connection, *, write: bool, full: bool) -> None:
+def _configure(connection: apsw.Connection, *, write: bool) -> None:
     # With sqlite_stat4 compiled in, SQLite prepares a statement anew after each binding that could change its plan;
     # the stability guarantee turns that off (https://sqlite.org/queryplanner-ng.html#qpstab). Measured: 21 to 5.5 us.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
@@ -127,7 +163,9 @@ def _configure(connection: apsw.Connection, *, write: bool, full: bool) -> None:
         connection.pragma(pragma, value)
     if not write:
         connection.pragma("query_only", "ON")
-        return
+
+
+def _prepare_writing(connection: apsw.Connection, *, full: bool) -> None:
     mode = connection.pragma("journal_mode")
     if mode != "wal":
         mode = connection.pragma("journal_mode", "wal")

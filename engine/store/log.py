@@ -4,7 +4,8 @@ Owns: transactions and savepoints of the one writing connection, streams and the
 Must not know: projections; who asks.
 Invariants: seq comes from `stream.head` and position from AUTOINCREMENT, both given by the database inside the
 transaction that uses them; nothing here commits by itself, except the epoch and the fence.
-Caches hold only what never changes once committed (keys of streams and types), and are dropped on any rollback.
+Caches (keys, which incarnation is live) save queries and decide nothing that this connection did not write itself; they
+are dropped on any rollback.
 """
 
 from __future__ import annotations
@@ -20,15 +21,21 @@ import attrs
 from engine.events import PreparedEvent
 from engine.store.schema import OUTCOMES
 
+STREAMS_CACHED = 20_000
+"""Streams remembered between transactions; beyond, all are forgotten and asked for again."""
+
 _OUTCOME_INDEX = {name: index for index, name in enumerate(OUTCOMES)}
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class StreamState:
-    """A stream as the open transaction sees it. `session_key` is None when no incarnation is live."""
+    """A stream as the open transaction sees it. `session_key` is None when no incarnation is live.
+
+    Kept from transaction to transaction (only this connection writes), moved on by the methods of `Log`, and forgotten on
+    any rollback. Its head is not kept: the database alone counts.
+    """
 
     key: int
-    head: int
     incarnation: int
     session_key: int | None
 
@@ -60,7 +67,7 @@ class Log:
     def __init__(self, connection: apsw.Connection) -> None:
         self.connection = connection
         self._execute: Callable[..., Any] = connection.cursor().execute
-        self._streams: dict[tuple[str, str], int] = {}
+        self._streams: dict[tuple[str, str], StreamState] = {}
         self._types: dict[tuple[str, int], int] = {}
         self.epochs: list[Epoch] = []
         self.load_epochs()
@@ -76,7 +83,7 @@ class Log:
 
     def rollback(self) -> None:
         """Undo the open transaction, if SQLite has not done so already."""
-        self._forget_keys()
+        self.forget_cached()
         if self.connection.in_transaction:
             self._execute("ROLLBACK")
 
@@ -92,11 +99,12 @@ class Log:
 
     def undo_savepoint(self) -> None:
         """Undo and drop the innermost savepoint."""
-        self._forget_keys()
+        self.forget_cached()
         self._execute("ROLLBACK TO command")
         self._execute("RELEASE command")
 
-    def _forget_keys(self) -> None:
+    def forget_cached(self) -> None:
+        """Drop what is kept in memory of the file."""
         self._streams.clear()
         self._types.clear()
 
@@ -104,32 +112,42 @@ class Log:
 
     def stream(self, workspace: str, session_id: str) -> StreamState | None:
         """The stream of a session id, or None when the id was never used."""
-        key = self._streams.get((workspace, session_id))
-        if key is None:
+        state = self._streams.get((workspace, session_id))
+        if state is None:
             row = self._execute(
-                "SELECT key FROM stream WHERE workspace = ? AND session_id = ?", (workspace, session_id)
+                "SELECT key, incarnation, session_key FROM stream WHERE workspace = ? AND session_id = ?",
+                (workspace, session_id),
             ).fetchone()
             if row is None:
                 return None
-            key = self._streams[workspace, session_id] = row[0]
-        row = self._execute("SELECT head, incarnation, session_key FROM stream WHERE key = ?", (key,)).fetchone()
-        return None if row is None else StreamState(key, *row)
+            if len(self._streams) >= STREAMS_CACHED:
+                self._streams.clear()
+            state = self._streams[workspace, session_id] = StreamState(*row)
+        return state
 
     def create_stream(self, workspace: str, session_id: str) -> StreamState:
         """A stream for a session id that was never used."""
         self._execute("INSERT INTO stream(workspace, session_id) VALUES(?, ?)", (workspace, session_id))
-        key = self.connection.last_insert_rowid()
-        self._streams[workspace, session_id] = key
-        return StreamState(key, 0, 0, None)
+        state = self._streams[workspace, session_id] = StreamState(self.connection.last_insert_rowid(), 0, None)
+        return state
 
-    def open_incarnation(self, stream_key: int, number: int, session_key: int) -> None:
-        """Make the incarnation live; `session_key` is the position of its SessionStarted."""
-        self._execute("UPDATE stream SET incarnation = ?, session_key = ? WHERE key = ?", (number, session_key, stream_key))
-        self._execute("INSERT INTO incarnation VALUES(?, ?, ?)", (stream_key, number, session_key))
+    def head(self, stream: StreamState) -> int:
+        """The last seq given in a stream, 0 for none."""
+        row = self._execute("SELECT head FROM stream WHERE key = ?", (stream.key,)).fetchone()
+        head: int = row[0]
+        return head
 
-    def close_incarnation(self, stream_key: int) -> None:
+    def open_incarnation(self, stream: StreamState, number: int, session_key: int) -> None:
+        """Make the incarnation live; `session_key` is the position of its SessionStarted. One that is replaced by a new
+        import begins anew under its old number."""
+        stream.incarnation, stream.session_key = number, session_key
+        self._execute("UPDATE stream SET incarnation = ?, session_key = ? WHERE key = ?", (number, session_key, stream.key))
+        self._execute("REPLACE INTO incarnation VALUES(?, ?, ?)", (stream.key, number, session_key))
+
+    def close_incarnation(self, stream: StreamState) -> None:
         """End the live incarnation."""
-        self._execute("UPDATE stream SET session_key = NULL WHERE key = ?", (stream_key,))
+        stream.session_key = None
+        self._execute("UPDATE stream SET session_key = NULL WHERE key = ?", (stream.key,))
 
     def session_key_of(self, stream_key: int, number: int) -> int | None:
         """The session_key of any incarnation, live or not."""
@@ -212,6 +230,11 @@ class Log:
         ).fetchone()
         return None if row is None else StoredEvent(*row)
 
+    def last_event(self) -> int:
+        """The position of the newest event that is there, 0 for none."""
+        row = self._execute("SELECT max(position) FROM event").fetchone()
+        return row[0] or 0
+
     def last_position(self) -> int:
         """The largest position ever assigned and kept, 0 for none; survives the deletion of its row."""
         row = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
@@ -257,6 +280,7 @@ class Log:
         finally:
             self._execute(f"PRAGMA synchronous = {before}")
 
-    def save_checkpoints(self, names: str, position: int) -> None:
-        """Move the checkpoints of the projections in the JSON array `names` to a position."""
-        self._execute("UPDATE projection SET position = ? WHERE name IN (SELECT value FROM json_each(?))", (position, names))
+    def save_checkpoints(self, names: tuple[str, ...], position: int) -> None:
+        """Move the checkpoints of these projections to a position."""
+        marks = ", ".join("?" * len(names))
+        self._execute(f"UPDATE projection SET position = ? WHERE name IN ({marks})", (position, *names))

@@ -3,7 +3,12 @@
 Owns: the side file `<path>-owner`, a small SQLite database in which the owner keeps a write transaction open for life.
 Must not know: the log.
 Invariants: the lock goes with the process, however it dies (SQLite's POSIX locks do); a second engine is refused in the
-same process too (SQLite counts locks per process and file); the owner's pid can be read while the lock is held.
+same process too (SQLite counts locks per process and file), also under another name that leads to the same file by links;
+the owner's pid can be read while the lock is held.
+
+    user_version
+        the owner's pid. The file has no table and one page of one disk sector, so no crash and no full disk leaves it torn
+        (https://sqlite.org/fileformat2.html#user_version_number).
 """
 
 from __future__ import annotations
@@ -12,19 +17,24 @@ import os
 
 import apsw
 
-from engine.errors import OwnedError
-from engine.store.connection import is_busy, translate
+from engine.errors import NotADatabaseError, OwnedError, StorageIOError
+from engine.store.connection import close, is_busy, translate
+
+_SECTOR_BYTES = 512
 
 
 class Ownership:
     """The lock on one log file, held from construction to `close`.
 
-    Raises `OwnedError` with the owner's pid when somebody live holds it.
+    Raises `OwnedError` with the owner's pid when somebody live holds it, and another `StorageError`, which makes no side
+    file, where the path cannot be that of a log.
     """
 
     def __init__(self, path: str, *, vfs: str | None = None) -> None:
         self._path = path
+        self._told = False
         operation = f"own {path}"
+        _check_place(path)
         try:
             # SQLite follows symbolic links to the database, so the lock must stand beside the file they lead to.
             real = os.path.realpath(path) if vfs is None else path
@@ -35,30 +45,46 @@ class Ownership:
             self._acquire()
         except apsw.Error as problem:
             error = self._refused() if is_busy(problem) else translate(problem, operation)
-            self._connection.close()
+            close(self._connection)
             raise error from None
 
     def _acquire(self) -> None:
         connection = self._connection
+        connection.pragma("page_size", _SECTOR_BYTES)
         connection.pragma("journal_mode", "memory")
         connection.pragma("synchronous", "off")
         connection.execute("BEGIN IMMEDIATE")
         try:
-            connection.execute("CREATE TABLE IF NOT EXISTS owner(one INTEGER PRIMARY KEY CHECK(one = 1), pid INTEGER)")
-            connection.execute("REPLACE INTO owner VALUES(1, ?)", (os.getpid(),))
+            connection.pragma("user_version", os.getpid())
             connection.execute("COMMIT")
+            self._told = True
             # Between the two a rival may take the lock; then this BEGIN fails and the rival is named.
             connection.execute("BEGIN IMMEDIATE")
         except apsw.FullError:
-            # A full disk must not keep an owner from reading; the lock is held, only its pid is not told.
+            # A full disk must not keep an owner from reading; the lock is held, only its pid is not told yet.
             if not connection.in_transaction:
                 connection.execute("BEGIN IMMEDIATE")
+
+    def tell(self) -> None:
+        """Write the pid, where a full disk was in the way when the lock was taken.
+
+        Raises `OwnedError` when a rival took the file in the instant between giving the lock up and taking it again (then
+        this owner has written nothing so far, and must not), or what the storage says.
+        """
+        if self._told and self._connection.in_transaction:
+            return
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            self._acquire()
+        except apsw.Error as problem:
+            raise (self._refused() if is_busy(problem) else translate(problem, f"own {self._path}")) from None
 
     def _refused(self) -> OwnedError:
         pid: int | None = None
         try:
-            found = self._connection.execute("SELECT pid FROM owner").get
-            pid = found if isinstance(found, int) else None
+            found = self._connection.pragma("user_version")
+            pid = found if isinstance(found, int) and _alive(found) else None
         except apsw.Error:
             pass
         who = "a live process" if pid is None else "this process" if pid == os.getpid() else f"process {pid}"
@@ -66,4 +92,28 @@ class Ownership:
 
     def close(self) -> None:
         """Give the file up. Idempotent."""
-        self._connection.close()
+        close(self._connection)
+
+
+def _alive(pid: int) -> bool:
+    """Whether the pid that the file tells can be the owner's: a full disk may have kept the last one's."""
+    if pid <= 0:
+        return False
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _check_place(path: str) -> None:
+    operation = f"open {path}"
+    if os.path.isdir(path):
+        raise NotADatabaseError(operation, "it is a directory")
+    parent = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(parent):
+        raise StorageIOError(operation, f"the directory {parent} does not exist")

@@ -7,7 +7,6 @@ position; a page's cursor is that of its snapshot; nothing of another workspace 
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ from typing import Any, Generic, TypeVar
 import apsw
 import attrs
 
-from engine.errors import ClosedError, CursorError, ForkedError, InvalidArgumentError
+from engine.errors import ClosedError, CursorError, InvalidArgumentError
 from engine.events import APPLIED, START, After, Cursor, RecordedEvent, Registry, Reset, Skipped, UnknownEvent, decode
 from engine.limits import Limits
+from engine.ports import ForkGuard
 from engine.store.connection import translate
 from engine.store.log import Epoch
 from engine.store.schema import OUTCOMES
@@ -55,6 +55,17 @@ class Snapshot:
         return Cursor(self.epoch, self.head)
 
 
+@attrs.frozen
+class ImportedRow:
+    """What tells whether an imported event is the one a transcript has now. `event_id` and `digest` are always given."""
+
+    position: int
+    session_id: str
+    seq: int
+    event_id: str | None
+    digest: bytes | None
+
+
 class LogReader:
     """Reads through one read-only connection. Every call is one snapshot. Raises `StorageError` where the disk fails."""
 
@@ -63,7 +74,7 @@ class LogReader:
         self._query: Callable[..., Any] = connection.execute
         self._registry = registry
         self._limits = limits
-        self._pid = os.getpid()
+        self._fork = ForkGuard()
         self._epochs: list[Epoch] = []
         self._epoch_key = 0
         self.unknown_events = 0
@@ -71,8 +82,7 @@ class LogReader:
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """One read transaction, begun and ended in this block. The block must not await."""
-        if os.getpid() != self._pid:
-            raise ForkedError(self._pid)
+        self._fork.check()
         connection = self.connection
         try:
             connection.execute("BEGIN")
@@ -223,6 +233,21 @@ class LogReader:
                 (workspace, session_id),
             ).get
         return row if isinstance(row, int) else None
+
+    def imported(
+        self, workspace: str, *, after: int = 0, session_id: str | None = None, limit: int | None = None
+    ) -> list[ImportedRow]:
+        """Imported events of live incarnations after a position, by one pass that trusts no secondary index of the log."""
+        count = self._limits.page_items_max if limit is None else limit
+        with self.snapshot():
+            rows = self._query(
+                "SELECT e.position, s.session_id, e.seq, e.event_id, e.digest FROM event e NOT INDEXED CROSS JOIN stream s "
+                "ON s.key = e.stream_key AND s.incarnation = e.incarnation WHERE e.position > ?1 AND e.origin = 1 "
+                "AND s.workspace = ?2 AND s.session_key IS NOT NULL AND s.session_id = coalesce(?3, s.session_id) "
+                "ORDER BY e.position LIMIT ?4",
+                (after, workspace, session_id, count),
+            ).fetchall()
+        return [ImportedRow(*row) for row in rows]
 
     def unknown_types(self) -> dict[str, int]:
         """Stored types this process cannot read, with how many events of each there are: one pass over the log."""

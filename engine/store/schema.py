@@ -79,7 +79,14 @@ RESERVED_TABLES: Final = frozenset(
 
 
 def check_and_migrate(connection: apsw.Connection, path: str, now_ms: int, *, write: bool) -> None:
-    """Bring the file to this code's schema, or refuse it and change nothing.
+    """Bring the file to this code's schema, or refuse it as `check` does and change nothing."""
+    found = check(connection, path, write=write)
+    if write and found < MIGRATIONS[-1][0]:
+        _migrate(connection, found, now_ms)
+
+
+def check(connection: apsw.Connection, path: str, *, write: bool) -> int:
+    """The version of the file's schema, 0 for an empty file. Only looks.
 
     Raises `NotADatabaseError` for another program's database (or, reading, an empty one) and `SchemaTooNewError`.
     """
@@ -95,8 +102,10 @@ def check_and_migrate(connection: apsw.Connection, path: str, now_ms: int, *, wr
         raise SchemaTooNewError(
             f"open {path}", f"its schema has version {found}, this code knows {known}", found=found, supported=known
         )
-    if not write or found == known:
-        return
+    return found
+
+
+def _migrate(connection: apsw.Connection, found: int, now_ms: int) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")

@@ -22,6 +22,9 @@ from engine.ports import Ports
 from engine.store import LogReader
 from engine.subscriptions.hub import Hub, Subscriber
 
+LIVE_TAKEN = 100
+"""Events taken out of the buffer at once: few enough that the buffer's bounds stay the bounds."""
+
 
 class LogStream:
     """`async with engine.log(...) as log: async for item in log: ...`.
@@ -165,14 +168,16 @@ class LogStream:
         if subscriber.replaced:
             self._end_with(Reset("imported events before this cursor were replaced", None))
             return
-        while (recorded := subscriber.take()) is not None:
+        while len(self._ready) < LIVE_TAKEN and (recorded := subscriber.take()) is not None:
             if recorded.position <= self._read:
                 continue
             self._read = recorded.position
             if self._skipped or not isinstance(recorded.outcome, Skipped):
                 self._ready.append(recorded)
-                return
-            self._position, self._epoch = recorded.position, recorded.cursor.epoch
+            elif not self._ready:
+                self._position, self._epoch = recorded.position, recorded.cursor.epoch
+        if self._ready:
+            return
         if subscriber.dropped:
             dropped = subscriber.restart()
             self._ready.append(Lagging(self.cursor, dropped))

@@ -19,11 +19,11 @@ from typing import Any
 import attrs
 import trio
 
-from engine.commands import AnyCommand, Append, PostDelta, Replace
-from engine.errors import BrokenError, ClosedError, EngineError, OutcomeUnknownError, StorageError
-from engine.events import Receipt, Skipped
+from engine.commands import AnyCommand, Append, Flush, PostDelta, Replace
+from engine.errors import BrokenError, ClosedError, EngineError, ForkedError, OutcomeUnknownError, StorageError
+from engine.events import APPLIED, Receipt, Skipped
 from engine.limits import Limits
-from engine.ports import Mailbox, Ports, Sync
+from engine.ports import ForkGuard, Mailbox, Ports, Sync, SyncUnavailableError
 from engine.store import SqlError, clean, translate
 from engine.writer.transaction import BatchResult, Transactor, Written
 
@@ -81,16 +81,23 @@ class Writer:
         opening: Callable[[], None],
         checkpoint: Callable[[], tuple[int, int]],
         publish: Publish,
-        sync: Sync | None,
+        fence: Callable[[], None],
     ) -> None:
         self._transactor = transactor
         self._ports = ports
         self._limits = limits
         self._opening = opening
         self._opened = False
+        self._fence = fence
         self._checkpoint = checkpoint
         self._publish = publish
-        self._sync = sync
+        self.sync: Sync | None = None
+        """Who syncs beside the loop: checkpoints, and commits where COMMIT itself does not."""
+        self.sync_commits = False
+        """Whether a commit is answered only after `sync` has made it durable."""
+        self._fork = ForkGuard()
+        self.owed: Callable[[], list[AnyCommand]] | None = None
+        """What an opening that had to wait owes beside its epoch: commands that go into the first batch that fits."""
         self._inbox: Mailbox[AnyCommand] = ports.mailbox(
             "writer", items_max=limits.inbox_commands_max, bytes_max=limits.inbox_bytes_max
         )
@@ -98,6 +105,7 @@ class Writer:
         self._state = "open"
         self._why_broken = ""
         self._deadline = math.inf
+        self._ending = False
         self._outcomes: Counter[str] = Counter()
         self._batches = self._events = self._busy_retries = self._checkpoints_failed = 0
         self._sizes: deque[int] = deque(maxlen=LATENCIES_KEPT)
@@ -128,6 +136,7 @@ class Writer:
             raise
 
     def _refuse_when_not_open(self) -> None:
+        self._fork.check()
         if self._state == "broken":
             raise BrokenError("the writer", self._why_broken)
         if self._state != "open":
@@ -146,6 +155,7 @@ class Writer:
     def close(self, deadline: float) -> None:
         """Accept nothing more; the loop writes what it has accepted, then ends. A locked file is waited for until then."""
         self._deadline = deadline
+        self._ending = True
         if self._state == "open":
             self._state = "closing"
         self._inbox.poke()
@@ -180,7 +190,8 @@ class Writer:
         try:
             while True:
                 if not len(self._inbox):
-                    if self._state != "open":
+                    # A broken writer stays to refuse: the engine lives on for its readers.
+                    if self._ending:
                         break
                     await self._inbox.wait()
                     continue
@@ -229,14 +240,20 @@ class Writer:
             if self._state == "broken":
                 self._answer_all(batch, BrokenError("the writer", self._why_broken))
                 return
+            try:
+                self._fork.check()
+            except ForkedError as error:
+                # What was accepted before the fork is the parent's to write.
+                self._answer_all(batch, error)
+                return
             started = trio.current_time()
             result = await self._attempt(batch)
-            if result.state == "committed" and result.written and self._sync is not None:
-                result = await self._sync_result(result, self._sync)
+            if result.state == "committed" and result.written and self.sync is not None and self.sync_commits:
+                result = await self._sync_result(result, self.sync)
             self._count(result, trio.current_time() - started)
             self._finish(result)
             if self._wal_bytes >= self._wal_next:
-                await self._ports.step(self._run_checkpoint)
+                await self._make_room_in_wal()
             # Let the others run before the next batch, also when the inbox is never empty.
             await trio.lowlevel.checkpoint()
         self.idle = True
@@ -258,13 +275,19 @@ class Writer:
 
     def _step(self, batch: list[AnyCommand]) -> BatchResult:
         """What runs as one synchronous step: catching up with the opening, where that had to wait, and the batch."""
+        if all(isinstance(command, Flush) for command in batch):
+            return self._transactor.run(batch)
         try:
             self.ensure_opened()
+            owed = self.owed() if self.owed is not None else []
         except (SqlError, EngineError) as problem:
             error = translate(problem, "begin an epoch") if isinstance(problem, SqlError) else problem
             state = "busy" if type(error).__name__ == "StorageBusyError" else "nothing"
             return BatchResult(state, [(command, clean(error.clone())) for command in batch])  # type: ignore[arg-type]
-        return self._transactor.run(batch)
+        result = self._transactor.run([*owed, *batch])
+        if result.state == "committed":
+            self.owed = None
+        return result
 
     def ensure_opened(self) -> None:
         """Do what a writing open owes the file (epoch, projections), once. Raises what the storage says."""
@@ -278,20 +301,51 @@ class Writer:
         except OSError as problem:
             # The COMMIT is visible already and the kernel may report the error only once: nothing can undo or prove it.
             error = OutcomeUnknownError("sync the log", str(problem))
-            return BatchResult("unknown", [(command, error.clone()) for command, _ in result.answers])
-        return result
+        except SyncUnavailableError as problem:
+            log.warning("%s; COMMIT syncs from now on", problem)
+            await sync.aclose()
+            try:
+                await self._ports.step(self._sync_inline)
+            except SqlError as failure:
+                error = OutcomeUnknownError("sync the log", f"{problem}, and then {failure}")
+            else:
+                return result
+        else:
+            return result
+        return BatchResult("unknown", [(command, error.clone()) for command, _ in result.answers])
+
+    def _sync_inline(self) -> None:
+        """Go on without the helper: a commit that syncs makes everything before it durable too."""
+        self._fence()
+        self.sync = None
+
+    async def _make_room_in_wal(self) -> None:
+        if self.sync is not None:
+            try:
+                await self.sync.checkpoint()
+            except (OSError, SyncUnavailableError) as problem:
+                self._checkpoint_failed(problem)
+            else:
+                # What is left of the WAL is known after the next commit.
+                self._wal_next = self._limits.wal_checkpoint_bytes
+                self._wal_bytes = 0
+        else:
+            await self._ports.step(self._run_checkpoint)
 
     def _run_checkpoint(self) -> None:
         try:
             frames, copied = self._checkpoint()
         except SqlError as problem:
-            self._checkpoints_failed += 1
-            self._wal_next = self._wal_bytes + self._limits.wal_checkpoint_bytes
-            log.warning("checkpoint failed: %s", problem)
+            self._checkpoint_failed(problem)
             return
         self._wal_pinned = copied < frames
         step = self._limits.wal_checkpoint_bytes
         self._wal_next = self._wal_bytes + step if self._wal_pinned else step
+
+    def _checkpoint_failed(self, problem: Exception) -> None:
+        self._checkpoints_failed += 1
+        self._wal_next = self._wal_bytes + self._limits.wal_checkpoint_bytes
+        log.warning("checkpoint failed, the log is safe in its WAL: %s", problem)
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -300,11 +354,17 @@ class Writer:
             self._break("the outcome of a COMMIT is unknown")
         if result.state == "committed" and (result.written or result.replaced):
             self._publish(result.written, result.replaced)
+            for item in result.written:
+                if item.outcome is not APPLIED:
+                    _log_skip(item)
         for command, answer in result.answers:
             self._answer(command, answer)
 
     def _answer(self, command: AnyCommand, answer: Receipt | EngineError | None) -> None:
         reply: Any = command.reply
+        if isinstance(command, Flush) and isinstance(answer, StorageError | OutcomeUnknownError):
+            # It had nothing to write: those whose events could not be are told through their own channel or sink.
+            answer = None
         if isinstance(answer, EngineError):
             self._log_failure(command, answer)
             answer = clean(answer)
@@ -363,6 +423,17 @@ class Writer:
             self._events += len(result.written)
             self._sizes.append(len(result.written))
             self._latencies.append(duration_s)
+
+
+def _log_skip(item: Written) -> None:
+    log.warning(
+        "skipped (%s): event %s type %s session %s seq %d",
+        item.outcome.reason if isinstance(item.outcome, Skipped) else "-",
+        item.event_id,
+        item.prepared.definition.name,
+        item.recorded.session_id,
+        item.recorded.seq,
+    )
 
 
 def quantile(values: deque[int] | deque[float], fraction: float) -> float:

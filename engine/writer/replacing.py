@@ -12,27 +12,35 @@ then raises SQLITE_CORRUPT_INDEX unless writable_schema is on, which makes the d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from engine.errors import StorageCorruptError
 from engine.events import Cursor, PreparedEvent, Registry, decode
 from engine.store import OUTCOMES, Log, SqlError, StreamState
 
+_Kept = tuple[PreparedEvent, str]
 
-def clear(store: Log, registry: Registry, state: StreamState) -> list[tuple[PreparedEvent, str]]:
+
+def clear(store: Log, registry: Registry, state: StreamState) -> list[_Kept]:
     """Delete the events of the session's live incarnation; return those that were appended live, with outcomes."""
-    connection = store.connection
-    rows: list[Any] = connection.execute(
-        "SELECT position, seq, origin FROM event NOT INDEXED WHERE stream_key = ? AND incarnation = ? ORDER BY position",
-        (state.key, state.incarnation),
+    rows: list[Any] = store.connection.execute(
+        "SELECT position, incarnation, seq, origin, event_id FROM event NOT INDEXED WHERE stream_key = ? ORDER BY position",
+        (state.key,),
     ).fetchall()
-    kept = [_kept(store, registry, position) for position, _, origin in rows if origin == 0]
-    _delete(store, [position for position, _, _ in rows])
-    _mend_indexes(store, state)
-    return [entry for entry in kept if entry is not None]
+    mine = [row for row in rows if row[1] == state.incarnation]
+    kept: dict[tuple[Any, ...], _Kept] = {}
+    for position, _, seq, origin, event_id in mine:
+        entry = _kept(store, registry, position) if origin == 0 else None
+        if entry is not None:
+            # Of the copies that a drifted index let in, the first stays.
+            kept.setdefault((event_id,) if event_id is not None else (seq, entry[0].data), entry)
+    _delete(store, [row[0] for row in mine])
+    _mend_indexes(store, state.key, [row for row in rows if row[1] != state.incarnation])
+    return list(kept.values())
 
 
-def _kept(store: Log, registry: Registry, position: int) -> tuple[PreparedEvent, str] | None:
+def _kept(store: Log, registry: Registry, position: int) -> _Kept | None:
     row: Any = store.connection.execute(
         "SELECT t.name, t.version, e.occurred_at, e.recorded_at, e.event_id, e.causation_id, e.outcome, e.data "
         "FROM event e JOIN event_type t ON t.key = e.type_key WHERE e.position = ?",
@@ -62,33 +70,37 @@ def _delete(store: Log, positions: list[int]) -> None:
         connection.pragma("writable_schema", "OFF")
 
 
-def _mend_indexes(store: Log, state: StreamState) -> None:
-    """Rebuild the unique indexes when they still list rows of the cleared incarnation."""
-    connection = store.connection
-    left = connection.execute(
-        "SELECT (SELECT count(*) FROM event INDEXED BY event_by_id WHERE stream_key = ?1 AND incarnation = ?2 "
-        "AND event_id IS NOT NULL) + (SELECT count(*) FROM event INDEXED BY event_by_seq WHERE stream_key = ?1 "
-        "AND seq > ?3)",
-        (state.key, state.incarnation, state.head),
-    ).get
-    if not left:
+def _mend_indexes(store: Log, stream_key: int, left: list[Any]) -> None:
+    """Rebuild the unique indexes unless they list exactly the rows that are left of the stream."""
+    query = store.connection.execute
+    by_seq = query("SELECT seq, position FROM event INDEXED BY event_by_seq WHERE stream_key = ?", (stream_key,))
+    by_id = query(
+        "SELECT incarnation, event_id, position FROM event INDEXED BY event_by_id "
+        "WHERE stream_key = ? AND event_id IS NOT NULL",
+        (stream_key,),
+    )
+    sound = _lists(by_seq, {(seq, position) for position, _, seq, _, _ in left}) and _lists(
+        by_id, {(number, event_id, position) for position, number, _, _, event_id in left if event_id is not None}
+    )
+    if sound:
         return
     try:
-        connection.execute("REINDEX event_by_seq")
-        connection.execute("REINDEX event_by_id")
+        query("REINDEX event_by_seq")
+        query("REINDEX event_by_id")
     except SqlError as problem:
         raise StorageCorruptError(
             "replace imported events", f"the log's indexes drifted and cannot be rebuilt ({problem})"
         ) from None
 
 
-def reopen(store: Log, stream_key: int, number: int, position: int) -> None:
-    """Give the incarnation its new first position."""
-    connection = store.connection
-    connection.execute("UPDATE stream SET session_key = ? WHERE key = ?", (position, stream_key))
-    connection.execute(
-        "UPDATE incarnation SET session_key = ? WHERE stream_key = ? AND number = ?", (position, stream_key, number)
-    )
+def _lists(entries: Iterable[Any], expected: set[tuple[Any, ...]]) -> bool:
+    """Whether an index lists each of the expected entries once, and nothing else."""
+    found = 0
+    for entry in entries:
+        if entry not in expected:
+            return False
+        found += 1
+    return found == len(expected)
 
 
 def mark(store: Log, stream_key: int, position: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -45,7 +45,7 @@ from engine.events import (
     UsageRecorded,
     decode,
     digest,
-    encode,
+    encode_checked,
 )
 from engine.limits import Limits
 from engine.projections import Projector, Recording
@@ -58,13 +58,14 @@ OUTLIVES_SESSION = (UsageRecorded,)
 """Events that count also after their session was removed: usage is never lost."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Written:
     """One event as this transaction stored it, for whoever follows the log."""
 
     prepared: PreparedEvent
     recorded: Recording
     outcome: Applied | Skipped
+    event_id: str
 
 
 @attrs.define(eq=False)
@@ -82,8 +83,29 @@ class BatchResult:
     duplicates: int = 0
 
 
+CAREFUL_BATCHES: Final = 100
+"""Batches that run with savepoints after one met a refusal: where there is one there may be more."""
+
+Guard = Literal["alone", "none", "savepoint"]
+"""What undoes a refused command: the transaction (it is the only one), nothing (the batch runs again), its savepoint."""
+
+
 class _RolledBackError(Exception):
-    """SQLite undid the whole transaction in mid-batch."""
+    """SQLite undid the whole transaction in mid-batch, because of `error`."""
+
+    def __init__(self, error: EngineError) -> None:
+        self.error = error
+
+
+class _NeedsSavepointsError(Exception):
+    """A command was refused in a batch that runs without savepoints."""
+
+
+class _RefusedAloneError(Exception):
+    """The only command of a batch was refused."""
+
+    def __init__(self, error: EngineError) -> None:
+        self.error = error
 
 
 class Transactor:
@@ -97,30 +119,49 @@ class Transactor:
         self._registry = registry
         self._now_ms = now_ms
         self._limits = limits
+        self._careful = 0
         self._delta_type = registry.of(PartDelta("p", "m", "text", 0, ""))
 
     def run(self, batch: Sequence[AnyCommand]) -> BatchResult:
-        """Run the batch in one transaction."""
-        result = BatchResult("committed", [])
+        """Run the batch in one transaction.
+
+        Refusals are rare and savepoints cost a tenth of an append (measured), so a batch is run without them first; one that
+        meets a refusal is undone whole and run again with a savepoint around every command.
+        """
         if all(isinstance(command, Flush) for command in batch):
-            result.answers = [(command, None) for command in batch]
-            return result
+            return BatchResult("committed", [(command, None) for command in batch])
+        careful = self._careful > 0
+        try:
+            return self._run(batch, careful)
+        except _NeedsSavepointsError:
+            self._careful = CAREFUL_BATCHES
+            return self._run(batch, careful=True)
+
+    def _run(self, batch: Sequence[AnyCommand], careful: bool) -> BatchResult:
+        result = BatchResult("committed", [])
         try:
             self._log.begin()
         except SqlError as problem:
             self._log.rollback()
             return self._failed(batch, "busy" if is_busy(problem) else "nothing", translate(problem, "begin a transaction"))
         now = self._now_ms()
+        guard: Guard = "alone" if len(batch) == 1 else "savepoint" if careful else "none"
+        self._careful -= careful
         try:
             for command in batch:
-                self._run_command(command, now, result)
+                self._run_command(command, now, result, guard)
             if result.written or result.replaced:
-                self._log.save_checkpoints(self._projector.checkpoint_names, self._log.last_position())
-        except (SqlError, _RolledBackError) as problem:
+                self._log.save_checkpoints(self._projector.names, result.written[-1].recorded.position)
+        except SqlError as problem:
             self._roll_back()
-            cause = problem.__cause__ if isinstance(problem, _RolledBackError) else problem
-            assert isinstance(cause, SqlError)
-            return self._failed(batch, "nothing", translate(cause, "write a batch"))
+            return self._failed(batch, "nothing", translate(problem, "write a batch"))
+        except _RolledBackError as problem:
+            self._roll_back()
+            why = f"SQLite undid all of it after: {problem.error.describe()}"
+            return self._failed(batch, "nothing", StorageError("write a batch", why))
+        except _RefusedAloneError as refused:
+            self._roll_back()
+            return BatchResult("committed", [(batch[0], refused.error)])
         except BaseException:
             self._roll_back()
             raise
@@ -183,35 +224,51 @@ class Transactor:
 
     # --- one command --------------------------------------------------------------------------
 
-    def _run_command(self, command: AnyCommand, now: int, result: BatchResult) -> None:
+    def _run_command(self, command: AnyCommand, now: int, result: BatchResult, guard: Guard) -> None:
         if isinstance(command, Flush):
             result.answers.append((command, None))
             return
         marks = len(result.written), len(result.replaced), result.duplicates
-        self._log.savepoint()
+        if guard == "savepoint":
+            self._log.savepoint()
         try:
             receipt = self._carry_out(command, now, result)
         except EngineError as error:
             # A caller's mistake, or stored events of this session that cannot be read: nobody else's business.
-            self._undo(marks, result)
-            result.answers.append((command, error))
+            self._refuse(command, error, result, marks, guard)
         except SqlError as problem:
             if not is_constraint(problem):
                 raise
-            self._undo(marks, result)
-            result.answers.append((command, translate(problem, f"append to {command.session_id!r}")))
+            refusal = translate(problem, f"append to {command.session_id!r}")
+            self._refuse(command, refusal, result, marks, guard)
         else:
-            self._log.release()
+            if guard == "savepoint":
+                self._log.release()
             result.answers.append((command, receipt))
 
-    def _undo(self, marks: tuple[int, int, int], result: BatchResult) -> None:
+    def _refuse(
+        self, command: AnyCommand, error: EngineError, result: BatchResult, marks: tuple[int, int, int], guard: Guard
+    ) -> None:
+        """Undo one command and answer it alone."""
+        if not self._log.in_transaction:
+            raise _RolledBackError(error)
+        if guard == "none":
+            raise _NeedsSavepointsError
+        if guard == "alone":
+            raise _RefusedAloneError(error)
+        self._undo(marks, result, error)
+        result.answers.append((command, error))
+
+    def _undo(self, marks: tuple[int, int, int], result: BatchResult, error: EngineError) -> None:
         del result.written[marks[0] :]
         del result.replaced[marks[1] :]
         result.duplicates = marks[2]
         try:
             self._log.undo_savepoint()
-        except SqlError as problem:
-            raise _RolledBackError from problem
+        except SqlError:
+            if self._log.in_transaction:
+                raise
+            raise _RolledBackError(error) from None
 
     def _carry_out(self, command: Append | PostDelta | Replace, now: int, result: BatchResult) -> Receipt:
         if isinstance(command, Append):
@@ -223,7 +280,7 @@ class Transactor:
     def _as_append(self, command: PostDelta) -> Append:
         text = "".join(command.pieces)
         event = PartDelta(command.part_id, command.message_id, command.field, command.offset, text)  # type: ignore[arg-type]
-        prepared = PreparedEvent(self._delta_type, event, encode(self._delta_type, event, self._limits))
+        prepared = PreparedEvent(self._delta_type, event, encode_checked(event))
         return Append(
             workspace=command.workspace, session_id=command.session_id, incarnation=command.incarnation, events=(prepared,)
         )
@@ -232,13 +289,11 @@ class Transactor:
 
     def _append(self, command: Append, now: int, result: BatchResult) -> Receipt:
         state = self._log.stream(command.workspace, command.session_id)
-        first = type(command.events[0].event) if command.events else None
-        if state is None and first is not SessionStarted:
-            raise UnknownSessionError(command.session_id)
         if state is None:
+            if type(command.events[0].event) is not SessionStarted:
+                raise UnknownSessionError(command.session_id)
             state = self._log.create_stream(command.workspace, command.session_id)
-        append = _OneAppend(self, command, state, now, result)
-        return append.run()
+        return _OneAppend(self, command, state, now, result).run()
 
     def duplicate_of(
         self, stream_key: int, incarnation: int, session_id: str, prepared: PreparedEvent
@@ -290,13 +345,11 @@ class Transactor:
         )
         start = len(result.written)
         with self._projector.replacing(state.session_key):
-            reopened = attrs.evolve(state, session_key=None)
-            receipt = _OneAppend(self, imported, reopened, now, result, reopening=True).run()
+            state.session_key = None
+            receipt = _OneAppend(self, imported, state, now, result, reopening=True).run()
             for prepared, outcome in kept:
-                current = self._log.stream(command.workspace, command.session_id)
-                assert current is not None
                 again = Append(workspace=command.workspace, session_id=command.session_id, events=(prepared,))
-                _OneAppend(self, again, current, now, result, keep=outcome).run()
+                _OneAppend(self, again, state, now, result, keep=outcome).run()
         first = result.written[start].recorded.position
         replacing.mark(self._log, state.key, first)
         result.replaced.append((command.workspace, command.session_id))
@@ -330,34 +383,32 @@ class _OneAppend:
         self._command = command
         self._now = now
         self._result = result
-        self._stream_key = state.key
-        self._head = state.head
-        self._live_number = state.incarnation
-        self._session_key = state.session_key
+        self._stream = state
         self._number = state.incarnation if command.incarnation is None else command.incarnation
         self._checked = command.expected_seq is None
         self._reopening = reopening
         self._keep = keep
 
     def run(self) -> Receipt:
-        if self._number > self._live_number:
+        if self._number > self._stream.incarnation:
             raise UnknownSessionError(self._command.session_id)
         entries = tuple(self._one(prepared) for prepared in self._command.events)
         return Receipt(self._command.session_id, self._number, entries)
 
     @property
     def _alive(self) -> bool:
-        return self._session_key is not None and self._number == self._live_number
+        return self._stream.session_key is not None and self._number == self._stream.incarnation
 
     def _one(self, prepared: PreparedEvent) -> ReceiptEvent:
-        if prepared.event_id is not None:
-            original = self._transactor.duplicate_of(self._stream_key, self._number, self._command.session_id, prepared)
+        # What a replace keeps was checked when it was first appended, and has the id that its appender was told.
+        if prepared.event_id is not None and self._keep is None:
+            original = self._transactor.duplicate_of(self._stream.key, self._number, self._command.session_id, prepared)
             if original is not None:
                 self._result.duplicates += 1
                 return ReceiptEvent(original.event_id, original.seq, original.position, Duplicate(original))
         if not self._checked:
             self._check_expected()
-        if type(prepared.event) is SessionStarted and self._command.incarnation is None:
+        if type(prepared.event) is SessionStarted and (self._command.incarnation is None or self._alive):
             return self._start(prepared)
         if not self._alive and not isinstance(prepared.event, OUTLIVES_SESSION):
             return self._store(prepared, Skipped("removed"))
@@ -368,17 +419,15 @@ class _OneAppend:
     def _check_expected(self) -> None:
         expected = self._command.expected_seq
         assert expected is not None
-        if expected != self._head:
-            raise WrongExpectedSeqError(self._command.session_id, expected, self._head)
+        head = self._log.head(self._stream)
+        if expected != head:
+            raise WrongExpectedSeqError(self._command.session_id, expected, head)
         self._checked = True
 
     def _start(self, prepared: PreparedEvent) -> ReceiptEvent:
-        if self._session_key is not None:
+        if self._stream.session_key is not None:
             raise SessionExistsError(self._command.session_id)
-        if self._reopening:
-            self._number = self._live_number
-            return self._apply(prepared)
-        self._number = self._live_number = self._live_number + 1
+        self._number = self._stream.incarnation + (0 if self._reopening else 1)
         return self._apply(prepared)
 
     def _insert(self, prepared: PreparedEvent, outcome: str) -> tuple[int, int]:
@@ -386,8 +435,8 @@ class _OneAppend:
         content = None
         if prepared.event_id is not None:
             content = digest(definition.name, definition.version, prepared.data)
-        seq, position = self._log.insert(
-            self._stream_key,
+        return self._log.insert(
+            self._stream.key,
             self._number,
             prepared,
             recorded_at=self._now,
@@ -395,8 +444,6 @@ class _OneAppend:
             outcome=outcome,
             origin=1 if self._command.imported else 0,
         )
-        self._head = seq
-        return seq, position
 
     def _recording(self, prepared: PreparedEvent, seq: int, position: int, session_key: int) -> Recording:
         moment = self._now if prepared.occurred_at is None else prepared.occurred_at
@@ -407,27 +454,24 @@ class _OneAppend:
         """Keep an event that is known to change nothing."""
         self._refuse_if_strict(prepared.definition, skip)
         seq, position = self._insert(prepared, skip.reason)
-        key = self._log.session_key_of(self._stream_key, self._number)
+        key = self._log.session_key_of(self._stream.key, self._number)
         return self._done(prepared, self._recording(prepared, seq, position, key or 0), skip)
 
     def _apply(self, prepared: PreparedEvent) -> ReceiptEvent:
         seq, position = self._insert(prepared, "applied")
         event = prepared.event
-        starting = type(event) is SessionStarted
-        if starting:
-            self._open(position)
-        key = self._session_key if self._alive else self._log.session_key_of(self._stream_key, self._number)
+        if type(event) is SessionStarted and self._command.incarnation is None:
+            self._log.open_incarnation(self._stream, self._number, position)
+        key = self._stream.session_key
+        if key is None or self._number != self._stream.incarnation:
+            key = self._log.session_key_of(self._stream.key, self._number)
         if key is None:
             raise UnknownSessionError(self._command.session_id)
         recorded = self._recording(prepared, seq, position, key)
-        if self._keep is not None and self._keep != "applied":
-            outcome: Applied | Skipped = Skipped(self._keep)  # type: ignore[arg-type]
-        else:
-            outcome = self._shown(event, recorded)
-        if isinstance(outcome, Skipped):
+        outcome = self._decide(event, recorded)
+        if outcome is not APPLIED and isinstance(outcome, Skipped):
             if outcome.reason in RECEIPT_SKIPS and not self._command.imported and self._keep is None:
-                self._log.forget(self._stream_key, position)
-                self._head = seq - 1
+                self._log.forget(self._stream.key, position)
                 return ReceiptEvent(prepared.event_id, None, None, outcome)
             if outcome.reason in STORED_SKIPS:
                 self._refuse_if_strict(prepared.definition, outcome)
@@ -435,41 +479,29 @@ class _OneAppend:
             else:
                 # An import stores also what changes nothing, so that the next import finds every record again.
                 outcome = APPLIED
-        elif type(event) is SessionRemoved:
-            self._log.close_incarnation(self._stream_key)
-            self._session_key = None
+        if outcome is APPLIED:
+            self._transactor.projector.follow(event, recorded)
+            if type(event) is SessionRemoved:
+                self._log.close_incarnation(self._stream)
         return self._done(prepared, recorded, outcome)
 
-    def _shown(self, event: Any, recorded: Recording) -> Applied | Skipped:
+    def _decide(self, event: Any, recorded: Recording) -> Applied | Skipped:
         if self._keep is None:
-            return self._transactor.projector.apply(event, recorded, keeps_unchanged=self._command.imported)
+            return self._transactor.projector.decide(event, recorded)
+        if self._keep != "applied":
+            return Skipped(self._keep)  # type: ignore[arg-type]
         try:
-            return self._transactor.projector.apply(event, recorded)
+            return self._transactor.projector.decide(event, recorded)
         except CallerError:
             # A live event that no longer finds what the replaced import had: kept, and skipped.
             return Skipped("removed")
-
-    def _open(self, position: int) -> None:
-        if self._reopening:
-            replacing.reopen(self._log, self._stream_key, self._number, position)
-        else:
-            self._log.open_incarnation(self._stream_key, self._number, position)
-        self._session_key = position
 
     def _refuse_if_strict(self, definition: EventType, skip: Skipped) -> None:
         if self._command.strict:
             raise SkippedError(self._command.session_id, definition.name, skip.reason)
 
     def _done(self, prepared: PreparedEvent, recorded: Recording, outcome: Applied | Skipped) -> ReceiptEvent:
-        event_id = prepared.event_id or str(Cursor(self._log.epoch_of(recorded.position), recorded.position))
-        if isinstance(outcome, Skipped):
-            log.warning(
-                "skipped (%s): event %s type %s session %s seq %d",
-                outcome.reason,
-                event_id,
-                prepared.definition.name,
-                recorded.session_id,
-                recorded.seq,
-            )
-        self._result.written.append(Written(prepared, recorded, outcome))
+        # What this process writes belongs to its own epoch, the last one.
+        event_id = prepared.event_id or f"{self._log.epochs[-1].id}-{recorded.position}"
+        self._result.written.append(Written(prepared, recorded, outcome, event_id))
         return ReceiptEvent(event_id, recorded.seq, recorded.position, outcome)
