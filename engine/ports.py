@@ -69,15 +69,15 @@ class Reply(Generic[T]):
 
     def resolve(self, value: T) -> None:
         """Answer with a value. A second answer is a bug and raises `RuntimeError`."""
+        self._answer()
         self._value = value
-        self._wake()
 
     def reject(self, error: BaseException) -> None:
         """Answer with an exception, which must belong to this waiter alone (see `EngineError.clone`)."""
+        self._answer()
         self._error = error
-        self._wake()
 
-    def _wake(self) -> None:
+    def _answer(self) -> None:
         if self.answered:
             raise RuntimeError("a reply channel was answered twice")
         self.answered = True
