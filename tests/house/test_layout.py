@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,8 @@ FILE_LINES_MAX = 420
 FUNCTION_LINES_MAX = 75
 
 LONGER: dict[str, str] = {
+    "writer/actor.py": "the writer's handle, loop and answers: one actor, one module",
+    "runtime/engine.py": "the composition root: what it wires is seen in one place",
     "writer/transaction.py": "one batch from BEGIN to COMMIT; taking it apart would separate what undoes what",
 }
 """Files over the limit, each with its reason."""
@@ -58,7 +61,7 @@ names = [str(path.relative_to(ENGINE)) for path in FILES]
 def room_of(path: Path) -> str | None:
     """The room a file belongs to; None for the package's own front."""
     first = path.relative_to(ENGINE).parts[0]
-    return None if first == "__init__.py" else first.removesuffix(".py")
+    return None if first in ("__init__.py", "__main__.py") else first.removesuffix(".py")
 
 
 def is_module(name: str) -> bool:
@@ -184,7 +187,7 @@ def test_nothing_swallows_every_exception_around_an_await(path):
 def test_public_surface_is_typed_and_clean(path):
     """No debugging output, no leftover markers."""
     text = path.read_text()
-    for marker in ("print(", "breakpoint(", "TODO", "FIXME", "XXX"):
-        if marker == "print(" and room_of(path) == "cli":
+    for marker in (r"\bprint\(", r"\bbreakpoint\(", "TODO", "FIXME", "XXX"):
+        if "print" in marker and room_of(path) == "cli":
             continue
-        assert marker not in text
+        assert not re.search(marker, text), marker
