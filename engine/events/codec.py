@@ -69,6 +69,8 @@ def encode(definition: EventType, event: Any, limits: Limits) -> bytes:
         raise InvalidEventError(definition.name, _why(event) or str(problem)) from None
     if not same:
         raise InvalidEventError(definition.name, _why(event) or "its value does not survive JSON unchanged")
+    if data.count(b"{") + data.count(b"[") > JSON_DEPTH_MAX and _too_deep(data):
+        raise InvalidEventError(definition.name, _why(event) or f"nested deeper than {JSON_DEPTH_MAX}")
     if len(data) > limits.event_bytes_max:
         raise EventTooLargeError(
             definition.name, f"{len(data)} bytes encoded, limit event_bytes_max is {limits.event_bytes_max}"
@@ -114,6 +116,21 @@ def _check_id(definition: EventType, name: str, value: object) -> None:
         value.encode()
     except UnicodeEncodeError:
         raise InvalidEventError(definition.name, f"{name}: a lone surrogate cannot be stored") from None
+
+
+def _too_deep(data: bytes) -> bool:
+    """Whether a field's value is nested deeper than the limit. Level by level: nothing here recurses."""
+    level = list(msgspec.json.decode(data, type=dict).values())
+    for _ in range(JSON_DEPTH_MAX):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return False
+    return any(isinstance(value, dict | list) for value in level)
 
 
 def _why(event: Any) -> str | None:

@@ -217,7 +217,7 @@ def _is_result(block: Any) -> bool:
 
 
 def texts_of(content: Any) -> list[str]:
-    """The texts of a message's content, in order."""
+    """The texts of a record's content: plain text, or the text blocks of a list."""
     blocks = content if isinstance(content, list) else [content]
     texts = [block.get("text") if isinstance(block, dict) and block.get("type") == "text" else block for block in blocks]
     return [text for text in texts if isinstance(text, str)]

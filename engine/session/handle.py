@@ -187,20 +187,20 @@ class Session:
     async def stop(self, reason: str = "stopped") -> bool:
         """Cancel the live turn and wait until it has drained. Returns whether there was one.
 
+        It stops first and in any case: what an earlier post failed with is raised when that is done.
+
         Called from inside that turn it only cancels: the turn ends at its next checkpoint. Cancelled: the turn stays
         cancelled, only the wait ends.
         """
-        self.raise_failed()
         turn = self._live_turn()
-        if turn is None:
-            await trio.lowlevel.checkpoint()
-            return False
-        turn.stop(reason)
-        if inside(turn):
+        if turn is not None:
+            turn.stop(reason)
+        if turn is None or inside(turn):
             await trio.lowlevel.checkpoint()
         else:
             await turn.drained.wait()
-        return True
+        self.raise_failed()
+        return turn is not None
 
     async def remove(self) -> Receipt:
         """Stop the live turn, wait for its drain, then remove the session. Its usage stays counted."""

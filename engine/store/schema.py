@@ -51,6 +51,7 @@ CREATE TABLE stream(
     key INTEGER PRIMARY KEY AUTOINCREMENT, workspace TEXT NOT NULL, session_id TEXT NOT NULL,
     head INTEGER NOT NULL DEFAULT 0, incarnation INTEGER NOT NULL DEFAULT 0, session_key INTEGER,
     replaced_at INTEGER NOT NULL DEFAULT 0, UNIQUE(workspace, session_id)) STRICT;
+CREATE INDEX stream_replaced ON stream(workspace, replaced_at) WHERE replaced_at > 0;
 CREATE TABLE incarnation(
     stream_key INTEGER NOT NULL REFERENCES stream(key), number INTEGER NOT NULL, session_key INTEGER NOT NULL,
     PRIMARY KEY(stream_key, number)) STRICT, WITHOUT ROWID;

@@ -482,6 +482,7 @@ async def test_a_session_s_order_is_the_order_of_acceptance(tmp_path, autojump_c
             await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(session.append, ToolUpdated("t", "m", "c", "bash", "running"))
             await trio.testing.wait_all_tasks_blocked()
+            await gate.pass_one()
             gate.open()
         await session.flush()
         types = [e.type for e in (await engine.read.log()).items][-3:]

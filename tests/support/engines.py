@@ -16,7 +16,7 @@ import attrs
 import trio
 import trio.testing
 
-from engine import Engine, Limits, Receipt, open_engine
+from engine import Engine, Receipt, open_engine
 from engine.ports import Ports
 from tests.support.checkers import check_log
 
@@ -48,6 +48,7 @@ class Gate:
 
     shut: bool = False
     batches: int = 0
+    _once: bool = False
     _opened: trio.Event = attrs.field(factory=trio.Event)
 
     async def step(self, function: Callable[[], T]) -> T:
@@ -56,11 +57,20 @@ class Gate:
             while self.shut:
                 await self._opened.wait()
             self.batches += 1
+            if self._once:
+                self.close()
         return function()
 
     def close(self) -> None:
         """From now on the writer stops before its next step."""
-        self.shut, self._opened = True, trio.Event()
+        self.shut, self._once, self._opened = True, False, trio.Event()
+
+    async def pass_one(self) -> None:
+        """Let one batch through, and wait until everybody has seen what that changed."""
+        self._once = True
+        self.shut = False
+        self._opened.set()
+        await trio.testing.wait_all_tasks_blocked()
 
     def open(self) -> None:
         """Let the writer go on."""
@@ -137,6 +147,3 @@ def count_rows(path: str | os.PathLike[str], table: str = "event") -> int:
         return found
     finally:
         connection.close()
-
-
-SMALL = Limits(flush_delay_s=0.001)

@@ -48,7 +48,9 @@ REFUSED: dict[str, Any] = {
     "bytes": SessionNoted("n", "k", {"a": b"x"}),
     "object": SessionNoted("n", "k", {"a": object()}),
     "number as key": SessionNoted("n", "k", {1: 2}),  # type: ignore[dict-item]
-    "too deep": SessionNoted("n", "k", nested(JSON_DEPTH_MAX + 5_000)),
+    "a level too deep": SessionNoted("n", "k", nested(JSON_DEPTH_MAX + 1)),
+    "far too deep": SessionNoted("n", "k", nested(JSON_DEPTH_MAX + 5_000)),
+    "lists too deep": SessionNoted("n", "k", {"a": [nested(JSON_DEPTH_MAX - 1)]}),
     "empty id": MessageUpdated("", "user"),
     "long id": MessageUpdated("x" * 513, "user"),
     "id of another type": MessageUpdated(7, "user"),  # type: ignore[arg-type]
@@ -80,7 +82,8 @@ def test_a_value_that_cannot_be_stored_is_refused(name):
         {"a": 1.5, "b": [None, True, "\u0000", "\U0001f600"]},
         {"": {"x" * 1000: []}},
         {"n": 2**70},
-        nested(50),
+        nested(JSON_DEPTH_MAX),
+        {"a": [{}] * 200, "b": "{[" * 200},
         {"e": 1e308},
     ],
 )

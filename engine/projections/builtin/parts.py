@@ -143,7 +143,7 @@ def _removed(tx: Tx, event: PartRemoved, recorded: Recording) -> Applied | Skipp
 
 
 def _write_texts(
-    tx: Tx, event: PartUpdated | PartEdited, recorded: Recording, texts: dict[int, str], changed: bool
+    tx: Tx, event: PartUpdated | PartEdited, recorded: Recording, texts: dict[int, str | None], changed: bool
 ) -> Applied | Skipped:
     """Make each given field read exactly as given, writing only what differs."""
     if not texts:
@@ -160,13 +160,14 @@ def _write_texts(
         present = read_field(tx, part_key, field)
         if present == text:
             continue
-        kept = len(present) if present and text.startswith(present) else 0
+        kept = len(present) if present and text is not None and text.startswith(present) else 0
         if not kept:
             tx.execute("DELETE FROM {part_text} WHERE part_key = ? AND field = ?", (part_key, field))
-        tx.execute(
-            "INSERT INTO {part_text} VALUES(?, ?, ?, ?, ?, ?)",
-            (4 * recorded.position + field, part_key, field, kept, len(text), text[kept:]),
-        )
+        if text is not None:
+            tx.execute(
+                "INSERT INTO {part_text} VALUES(?, ?, ?, ?, ?, ?)",
+                (4 * recorded.position + field, part_key, field, kept, len(text), text[kept:]),
+            )
         changed = True
     if not changed:
         return Skipped("unchanged")
@@ -192,12 +193,20 @@ def read_field(tx: Tx, part_key: int, field: int) -> str | None:
     return "".join(row[0] for row in rows) if rows else None
 
 
-def split(data: dict[str, Any]) -> tuple[dict[str, Any], dict[int, str]]:
-    """A part's data without its streamable texts, and these by field number."""
-    texts = {index: data[name] for index, name in enumerate(FIELDS) if isinstance(data.get(name), str)}
-    if not texts:
-        return data, texts
-    return {name: value for name, value in data.items() if name not in FIELDS or FIELDS.index(name) not in texts}, texts
+def split(data: dict[str, Any]) -> tuple[dict[str, Any], dict[int, str | None]]:
+    """A part's data without its streamable texts, and these by field number.
+
+    A field that holds something else than text stays in the data, and takes the place of what was streamed: None.
+    """
+    texts: dict[int, str | None] = {}
+    rest = data
+    for index, name in enumerate(FIELDS):
+        if name in data:
+            value = data[name]
+            texts[index] = value if isinstance(value, str) else None
+            if isinstance(value, str):
+                rest = {key: kept for key, kept in rest.items() if key != name}
+    return rest, texts
 
 
 PARTS = Projection(
