@@ -6,6 +6,7 @@ Must not know: SQL, the batch. A handle belongs to one incarnation: after the se
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,8 @@ from engine.ports import ForkGuard, Ports
 from engine.session.actor import SessionActor
 from engine.session.registry import Registry
 from engine.session.turn import Turn, inside
+
+log = logging.getLogger("engine.session")
 
 OpenTools = Callable[[str, str, str], list[tuple[str, str, str]]]
 """(workspace, session, message) -> (part_id, call_id, name) of its calls that are not settled."""
@@ -222,6 +225,8 @@ class Session:
                 turn.stop(type(touching[0]).__name__)
                 with trio.move_on_after(self._context.limits.drain_s):
                     await turn.drained.wait()
+                if not turn.drained.is_set():
+                    log.warning("session %r: the turn did not drain in time; what it writes late is skipped", self._id)
             receipt = await self.write(prepared, expected_seq, strict)
             ending = next((removal for removal in touching if not isinstance(removal, MessageRemoved)), None)
             if turn is not None and ending is not None and inside(turn):
