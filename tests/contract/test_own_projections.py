@@ -1,0 +1,95 @@
+"""Promises 4, 6 and 13 for projections of the user's own: what their handlers may do, and how their tables come and go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from engine import Applied, event, open_engine, projection
+from engine.errors import EngineError, RegistrationError
+from engine.projections import Recording
+from engine.store import Tx
+from tests.support.engines import raw
+
+
+@event("own.sold", version=1)
+@attrs.frozen
+class Sold:
+    """Something was sold."""
+
+    how: str = ""
+
+
+def rows(path: Path, sql: str) -> Any:
+    """What a foreign connection reads."""
+    connection = raw(path)
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+# --- what handlers do -----------------------------------------------------------------------------
+
+
+@projection("ids", 1, {"sale": "id INTEGER PRIMARY KEY, session_id TEXT NOT NULL", "double": "session_id TEXT, id INTEGER"})
+class Ids:
+    """Asks for the keys of what it inserts, as SQL offers it."""
+
+    def sold(self, tx: Tx, event: Sold, recorded: Recording) -> None:
+        """Insert, and take what comes back by whichever verb."""
+        two = "INSERT INTO {sale}(session_id) VALUES(?1), (?1) RETURNING id"
+        found = tx.execute(two, (recorded.session_id,)) if event.how == "execute" else tx.one(two, (recorded.session_id,))
+        assert found == (2 if event.how == "execute" else (1,))
+
+
+@pytest.mark.parametrize("how", ["one", "execute"])
+async def test_a_handler_may_use_returning(tmp_path, autojump_clock, how):
+    """A statement with rows left to give is ended, so that the append commits."""
+    path = tmp_path / "a.db"
+    async with open_engine(path, events=[Sold], projections=[Ids]) as engine:
+        session = await engine.create_session("s")
+        assert (await session.append(Sold(how))).outcome == Applied()
+    assert rows(path, "SELECT id FROM sale") == [(1,), (2,)]
+
+
+@projection("hiding", 1, {"hidden": "id INTEGER PRIMARY KEY, session_id TEXT, content BLOB"})
+class Hiding:
+    """Hides an error that made SQLite undo the transaction, and goes on."""
+
+    def sold(self, tx: Tx, event: Sold, recorded: Recording) -> None:
+        """Fill the file, then write something small."""
+        try:
+            tx.execute("INSERT INTO {hidden}(content) VALUES(zeroblob(300000))")
+        except Exception:
+            tx.execute("INSERT INTO {hidden}(session_id) VALUES(?)", (recorded.session_id,))
+
+
+async def test_a_handler_that_hides_a_rollback_writes_nothing_on_its_own(tmp_path, autojump_clock):
+    """After SQLite undid everything, a handler's next statement is refused; it would be committed by itself."""
+    path = tmp_path / "a.db"
+    async with open_engine(path, events=[Sold], projections=[Hiding]) as engine:
+        session = await engine.create_session("s")
+        # given a file that may not grow much more
+        connection = engine._core.files.log.connection
+        connection.pragma("max_page_count", connection.pragma("page_count") + 3)
+        # when
+        with pytest.raises(EngineError) as caught:
+            await session.append(Sold())
+        # then
+        assert caught.value.written == "nothing"
+    assert rows(path, "SELECT count(*) FROM hidden") == [(0,)]
+
+
+@pytest.mark.parametrize("reference", ['REFERENCES"session"(key)', "REFERENCES/**/session(key)", "REFERENCES[session](key)"])
+def test_no_spelling_of_a_key_reaches_another_projection(reference):
+    """A foreign key to a table of others is refused however it is written."""
+    with pytest.raises(RegistrationError):
+
+        @projection("keyed", 1, {"keyed": f"session_id TEXT, session_key INTEGER {reference}"})
+        class Keyed:
+            def sold(self, tx: Tx, event: Sold, recorded: Recording) -> None:
+                """Nothing."""
