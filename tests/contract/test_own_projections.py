@@ -11,6 +11,7 @@ import pytest
 from engine import Applied, event, open_engine, projection
 from engine.errors import EngineError, RegistrationError
 from engine.projections import Recording
+from engine.runtime import rebuild
 from engine.store import Tx
 from tests.support.engines import raw
 
@@ -93,3 +94,71 @@ def test_no_spelling_of_a_key_reaches_another_projection(reference):
         class Keyed:
             def sold(self, tx: Tx, event: Sold, recorded: Recording) -> None:
                 """Nothing."""
+
+
+# --- how tables come and go -----------------------------------------------------------------------
+
+PARENT = "id INTEGER PRIMARY KEY, session_id TEXT"
+CHILD = "id INTEGER PRIMARY KEY, session_id TEXT, parent_id INTEGER NOT NULL REFERENCES {parent}(id)"
+
+
+class _Family:
+    def sold(self, tx: Tx, event: Sold, recorded: Recording) -> None:
+        """A parent with its child."""
+        tx.execute("INSERT INTO {parent} VALUES(?, ?)", (recorded.position, recorded.session_id))
+        tx.execute("INSERT INTO {child} VALUES(?, ?, ?)", (recorded.position, recorded.session_id, recorded.position))
+
+
+async def test_tables_are_wiped_in_whichever_order_they_are_declared(tmp_path, autojump_clock):
+    """A child that is declared before its parent can be rebuilt."""
+    path = tmp_path / "a.db"
+    family = projection("family", 1, {"child": CHILD, "parent": PARENT})(type("ChildFirst", (_Family,), {}))
+    async with open_engine(path, events=[Sold], projections=[family]) as engine:
+        session = await engine.create_session("s")
+        await session.append(Sold())
+    await rebuild(path, events=[Sold], projections=[family])
+    assert rows(path, "SELECT id, parent_id FROM child") == [(2, 2)]
+
+
+async def test_a_version_without_one_of_the_tables_opens(tmp_path, autojump_clock):
+    """A child table that the new version does not declare goes, with its foreign key, instead of keeping its parent."""
+    path = tmp_path / "a.db"
+    family = projection("family", 1, {"parent": PARENT, "child": CHILD})(type("Family", (_Family,), {}))
+
+    @projection("family", 2, {"parent": PARENT})
+    class Childless:
+        def sold(self, tx: Tx, event: Sold, recorded: Recording) -> None:
+            """A parent."""
+            tx.execute("INSERT INTO {parent} VALUES(?, ?)", (recorded.position, recorded.session_id))
+
+    async with open_engine(path, events=[Sold], projections=[family]) as engine:
+        session = await engine.create_session("s")
+        await session.append(Sold())
+    async with open_engine(path, events=[Sold], projections=[Childless]) as engine:
+        session = await engine.session("s")
+        await session.append(Sold())
+    assert rows(path, "SELECT id FROM parent") == [(2,), (3,)]
+    assert rows(path, "SELECT count(*) FROM sqlite_schema WHERE name = 'child'") == [(0,)]
+    assert rows(path, "PRAGMA foreign_key_check") == []
+
+
+async def test_a_projection_that_gets_its_old_name_back_applies_nothing_twice(tmp_path, autojump_clock):
+    """Renamed and renamed back, with its table under the same name: every event counts once."""
+    path = tmp_path / "a.db"
+
+    class Counting:
+        def sold(self, tx: Tx, event: Sold, recorded: Recording) -> None:
+            """Count one more."""
+            sql = "INSERT INTO {sales} VALUES(?, 1) ON CONFLICT DO UPDATE SET number = number + 1"
+            tx.execute(sql, (recorded.session_id,))
+
+    table = {"sales": "session_id TEXT PRIMARY KEY, number INTEGER NOT NULL"}
+    before = projection("before", 1, table)(type("Before", (Counting,), {}))
+    after = projection("after", 1, table)(type("After", (Counting,), {}))
+    async with open_engine(path) as engine:
+        await engine.create_session("s")
+    for chosen in (before, after, before):
+        async with open_engine(path, events=[Sold], projections=[chosen]) as engine:
+            session = await engine.session("s")
+            await session.append(Sold(), Sold())
+    assert rows(path, "SELECT number FROM sales") == [(6,)]
