@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import attrs
 import pytest
 import trio
 
-from engine import Envelope, Reset, open_engine
+from engine import Envelope, Reset, event, open_engine
+from engine.errors import InvalidArgumentError
 from engine.events import (
     CaughtUp,
     MessageFinished,
@@ -232,6 +234,56 @@ async def test_a_file_that_is_no_transcript_is_told_and_others_go_on(tmp_path: P
     assert (empty.failed, empty.problem) == (True, "is empty")
     assert other.failed
     assert other.sessions == ()
+
+
+async def test_live_events_of_an_older_version_survive_a_replacement(tmp_path: Path) -> None:
+    """What a replacement keeps is stored again at the version that this process writes, so that it can be read."""
+
+    @event("own.amount", version=1)
+    @attrs.frozen
+    class Before:
+        number: int
+
+    @event("own.amount", version=2)
+    @attrs.frozen
+    class After:
+        amount: int
+
+    @After.upcaster(from_version=1)
+    def _renamed(stored: dict[str, Any]) -> dict[str, Any]:
+        return {"amount": stored["number"]}
+
+    # given
+    async with open_engine(tmp_path / "a.db", events=[Before]) as engine:
+        await engine.importer().transcript(transcript(conversation(1)))
+        session = await engine.session("ses_1")
+        await session.append(Envelope(Before(7), "e1"))
+    # when
+    async with open_engine(tmp_path / "a.db", events=[After]) as engine:
+        result = await engine.importer().transcript(transcript(conversation(1, text="changed")))
+        # then
+        assert [session.state for session in result.sessions] == ["replaced"]
+        kept = (await engine.read.log()).items[-1]
+        assert (kept.event, kept.version, kept.event_id) == (After(7), 2, "e1")
+
+
+async def test_an_import_of_nothing_is_refused_and_harms_nobody(tmp_path: Path) -> None:
+    """No events, events that begin no session, and a bad id are the caller's mistake; the writer goes on."""
+    # given
+    async with open_engine(tmp_path / "a.db") as engine:
+        session = await engine.create_session("s")
+        await session.append(SessionNoted("n", "k"))
+        # when
+        for call in (
+            lambda: engine.import_events("new", []),
+            lambda: engine.import_events("\ud800", [Envelope(SessionStarted())]),
+            lambda: engine.replace_imported("s", []),
+            lambda: engine.replace_imported("s", [Envelope(SessionNoted("n", "k"))]),
+        ):
+            with pytest.raises(InvalidArgumentError):
+                await call()
+        # then
+        assert (await session.append(SessionNoted("after", "k"))).seq == 3
 
 
 # --- race 5: the index that forbids duplicates has drifted --------------------------------------------
