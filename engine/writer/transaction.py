@@ -348,12 +348,22 @@ class Transactor:
             state.session_key = None
             receipt = _OneAppend(self, imported, state, now, result, reopening=True).run()
             for prepared, outcome in kept:
+                if self._came_with(state, command.session_id, prepared):
+                    continue
                 again = Append(workspace=command.workspace, session_id=command.session_id, events=(prepared,))
                 _OneAppend(self, again, state, now, result, keep=outcome).run()
         first = result.written[start].recorded.position
         replacing.mark(self._log, state.key, first)
         result.replaced.append((command.workspace, command.session_id))
         return receipt
+
+    def _came_with(self, state: StreamState, session_id: str, prepared: PreparedEvent) -> bool:
+        """Whether the new import holds what was appended live under this id. Raises `DuplicateIdError` for other content."""
+        assert prepared.event_id is not None
+        stored = self._log.by_event_id(state.key, state.incarnation, prepared.event_id)
+        if stored is not None and not self._same_content(stored, prepared):
+            raise DuplicateIdError(session_id, prepared.event_id)
+        return stored is not None
 
     @property
     def store(self) -> Log:

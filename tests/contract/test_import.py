@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from engine import Envelope, Reset, event, open_engine
-from engine.errors import InvalidArgumentError
+from engine.errors import DuplicateIdError, InvalidArgumentError
 from engine.events import (
     CaughtUp,
     MessageFinished,
@@ -265,6 +265,23 @@ async def test_live_events_of_an_older_version_survive_a_replacement(tmp_path: P
         assert [session.state for session in result.sessions] == ["replaced"]
         kept = (await engine.read.log()).items[-1]
         assert (kept.event, kept.version, kept.event_id) == (After(7), 2, "e1")
+
+
+async def test_a_live_event_that_the_transcript_has_by_now_is_not_kept_twice(tmp_path: Path) -> None:
+    """A live event with an id of the new import gives way to it; with other content the replacement is refused."""
+    # given
+    start, changed = Envelope(SessionStarted(), "start"), Envelope(SessionNoted("changed", "k"), "n1")
+    async with open_engine(tmp_path / "a.db") as engine:
+        await engine.import_events("s", [start, Envelope(SessionNoted("first", "k"), "n1")], creates=True)
+        session = await engine.session("s")
+        await session.append(Envelope(SessionNoted("live", "k"), "e1"), SessionNoted("kept", "k"))
+        # when
+        with pytest.raises(DuplicateIdError):
+            await engine.replace_imported("s", [start, changed, Envelope(SessionNoted("other", "k"), "e1")])
+        await engine.replace_imported("s", [start, changed, Envelope(SessionNoted("live", "k"), "e1")])
+        # then
+        events = [item.event for item in (await engine.read.log()).items[1:]]
+        assert [event.note_id for event in events] == ["changed", "live", "kept"]
 
 
 async def test_an_import_of_nothing_is_refused_and_harms_nobody(tmp_path: Path) -> None:
