@@ -101,8 +101,7 @@ class Projector:
             except EngineError:
                 raise
             except Exception as problem:
-                text = f"{type(problem).__name__}: {problem}"
-                raise ProjectionFailedError(projection.name, self._registry.of(event).name, text) from problem
+                raise ProjectionFailedError(projection.name, self._registry.of(event).name, _told(problem)) from problem
             if not self._log.in_transaction:
                 # The handler swallowed an error that made SQLite undo everything: the writer must not go on.
                 raise ProjectionFailedError(projection.name, self._registry.of(event).name, "the transaction is gone")
@@ -321,6 +320,15 @@ class Projector:
             recorded = Recording(position, seq, workspace, session_id, incarnation, session_key, moment, recorded_at)
             event = decode(self._registry, name, version, data) if OUTCOMES[outcome] == "applied" else None
             yield event, outcome, recorded
+
+
+def _told(problem: Exception) -> str:
+    name = type(problem).__name__
+    try:
+        return f"{name}: {problem}"
+    except Exception:
+        # An exception of the user's own that cannot say what it is.
+        return name
 
 
 def _only(bound: dict[type[Any], list[_Bound]], names: set[str]) -> dict[type[Any], list[_Bound]]:

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from engine import Applied, event, open_engine, projection
-from engine.errors import EngineError, RegistrationError
+from engine.errors import EngineError, ProjectionFailedError, RegistrationError
 from engine.projections import Recording
 from engine.runtime import rebuild
 from engine.store import Tx
@@ -83,6 +83,30 @@ async def test_a_handler_that_hides_a_rollback_writes_nothing_on_its_own(tmp_pat
         # then
         assert caught.value.written == "nothing"
     assert rows(path, "SELECT count(*) FROM hidden") == [(0,)]
+
+
+class _SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@projection("raising", 1, {"raised": "session_id TEXT"})
+class Raising:
+    """Raises what cannot even be printed."""
+
+    def sold(self, tx: Tx, event: Sold, recorded: Recording) -> None:
+        """Fail where asked to."""
+        if event.how == "raise":
+            raise _SpeechlessError
+
+
+async def test_an_exception_without_words_refuses_its_append_alone(tmp_path, autojump_clock):
+    """Whatever a handler raises is told by its name, and the writer goes on."""
+    async with open_engine(tmp_path / "a.db", events=[Sold], projections=[Raising]) as engine:
+        session = await engine.create_session("s")
+        with pytest.raises(ProjectionFailedError, match="_SpeechlessError"):
+            await session.append(Sold("raise"))
+        assert (await session.append(Sold())).seq == 2
 
 
 @pytest.mark.parametrize("reference", ['REFERENCES"session"(key)', "REFERENCES/**/session(key)", "REFERENCES[session](key)"])
