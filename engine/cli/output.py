@@ -7,6 +7,7 @@ and no progress; a JSON document is one line.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -111,7 +112,12 @@ def plain(value: Any) -> Any:
 
 def write_json(value: Any) -> None:
     """Print one JSON document on one line."""
-    click.echo(msgspec.json.encode(value).decode())
+    try:
+        text = msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        # The name of a file that is not UTF-8: escaped, it can be read back.
+        text = json.dumps(plain(value))
+    click.echo(text)
 
 
 def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:

@@ -1,13 +1,15 @@
 """Events to stored JSON and back.
 
 Owns: encoding with its refusals, decoding with upcasters, the content digest. Must not know: the store.
-Invariants: what `encode` accepts, `decode` gives back equal; a refused value never reaches the writer; a stored event
-that cannot be read becomes an `UnknownEvent`, never an exception.
+Invariants: what `encode` accepts, `decode` gives back equal; a refused value never reaches the writer; what is applied is
+what a replay will read, not an object that its caller can still change; a stored event that cannot be read becomes an
+`UnknownEvent`, never an exception, whatever its upcaster does.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from typing import Any
 
@@ -18,6 +20,8 @@ from engine.errors import EventTooLargeError, InvalidEventError
 from engine.events.definition import EventType, Registry
 from engine.events.model import Envelope, UnknownEvent
 from engine.limits import ID_CHARS_MAX, JSON_DEPTH_MAX, Limits
+
+log = logging.getLogger("engine.events")
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 INTEGER_MAX = 2**63 - 1
@@ -43,7 +47,8 @@ def prepare(registry: Registry, item: object, limits: Limits) -> PreparedEvent:
     """
     if not isinstance(item, Envelope):
         definition = registry.of(item)
-        return PreparedEvent(definition, item, encode(definition, item, limits))
+        data, event = encode(definition, item, limits)
+        return PreparedEvent(definition, event, data)
     definition = registry.of(item.event)
     for name, value in (("event_id", item.event_id), ("causation_id", item.causation_id)):
         if value is not None:
@@ -51,15 +56,16 @@ def prepare(registry: Registry, item: object, limits: Limits) -> PreparedEvent:
     moment = item.occurred_at
     if moment is not None and (type(moment) is not int or not 0 <= moment <= INTEGER_MAX):
         raise InvalidEventError(definition.name, f"occurred_at: expected milliseconds since 1970, found {moment!r}")
-    data = encode(definition, item.event, limits)
-    return PreparedEvent(definition, item.event, data, item.event_id, moment, item.causation_id)
+    data, event = encode(definition, item.event, limits)
+    return PreparedEvent(definition, event, data, item.event_id, moment, item.causation_id)
 
 
-def encode(definition: EventType, event: Any, limits: Limits) -> bytes:
-    """The event's JSON, proved to decode to an equal object."""
+def encode(definition: EventType, event: Any, limits: Limits) -> tuple[bytes, Any]:
+    """The event's JSON, and the equal object that it decodes to."""
     try:
         data = _encoder.encode(event)
-        same = definition.decoder.decode(data) == event
+        decoded = definition.decoder.decode(data)
+        same = decoded == event
     except UnicodeEncodeError as problem:
         found = problem.object[problem.start : problem.start + 1]
         raise InvalidEventError(definition.name, f"text with a lone surrogate {found!r} cannot be stored") from None
@@ -75,7 +81,7 @@ def encode(definition: EventType, event: Any, limits: Limits) -> bytes:
         raise EventTooLargeError(
             definition.name, f"{len(data)} bytes encoded, limit event_bytes_max is {limits.event_bytes_max}"
         )
-    return data
+    return data, decoded
 
 
 def encode_checked(event: Any) -> bytes:
@@ -93,8 +99,9 @@ def decode(registry: Registry, type_name: str, version: int, data: str) -> Any:
             return definition.decoder.decode(data)
         if definition.reads(version) and version < definition.version:
             return definition.upcast(version, msgspec.json.decode(data, type=dict))
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
-        pass
+    except Exception as problem:
+        # Upcasters and the validators of an event class are the user's code, and may raise anything.
+        log.debug("event %r version %d cannot be read: %r", type_name, version, problem)
     return UnknownEvent(type_name, version, data)
 
 

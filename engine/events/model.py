@@ -114,6 +114,7 @@ class Envelope:
     causation_id: str | None = None
 
 
+_POSITION_MAX = 2**63 - 1
 _TOKEN = re.compile(r"([0-9a-f]{1,32})-(0|[1-9][0-9]{0,18})", re.ASCII)
 
 
@@ -131,7 +132,8 @@ class Cursor:
     def parse(cls, token: str) -> Cursor:
         """The cursor of a token, or `CursorError`."""
         match = _TOKEN.fullmatch(token)
-        if match is None:
+        # A position beyond SQLite's integers was never assigned, and could not even be looked for.
+        if match is None or int(match[2]) > _POSITION_MAX:
             raise CursorError(token[:100], "is not a cursor")
         return cls(match[1], int(match[2]))
 

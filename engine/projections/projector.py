@@ -18,7 +18,7 @@ from engine.errors import EngineError, ProjectionFailedError, RegistrationError,
 from engine.events import APPLIED, Applied, Registry, Skipped, UnknownEvent, decode
 from engine.projections.builtin import BUILT_IN_PROJECTIONS
 from engine.projections.definition import Handler, Projection, Recording
-from engine.store import OUTCOMES, Log, SqlError, Tx, is_constraint
+from engine.store import OUTCOMES, RESERVED_TABLES, Log, SqlError, Tx, is_constraint
 
 Progress = Callable[[int, int], None]
 """Called with (events replayed, events to replay)."""
@@ -101,8 +101,7 @@ class Projector:
             except EngineError:
                 raise
             except Exception as problem:
-                text = f"{type(problem).__name__}: {problem}"
-                raise ProjectionFailedError(projection.name, self._registry.of(event).name, text) from problem
+                raise ProjectionFailedError(projection.name, self._registry.of(event).name, _told(problem)) from problem
             if not self._log.in_transaction:
                 # The handler swallowed an error that made SQLite undo everything: the writer must not go on.
                 raise ProjectionFailedError(projection.name, self._registry.of(event).name, "the transaction is gone")
@@ -114,9 +113,7 @@ class Projector:
         A user's tables cannot be told apart by incarnation, so they are wiped and replayed whole, in this transaction;
         those of projections that this process does not know, when one comes that does: their checkpoints go.
         """
-        self._log.connection.execute(
-            "DELETE FROM projection WHERE name NOT IN (SELECT value FROM json_each(?))", (json.dumps(self.names),)
-        )
+        self._forget_unknown()
         for table, column in (
             ("session", "key"),
             ("tombstone", "session_key"),
@@ -132,6 +129,12 @@ class Projector:
         users = [projection for projection in self._projections if not projection.built_in]
         if users:
             self._wipe_and_replay(users, None)
+
+    def _forget_unknown(self) -> None:
+        """Drop the checkpoints of projections that this process does not know: they begin anew when one comes that does."""
+        self._log.connection.execute(
+            "DELETE FROM projection WHERE name NOT IN (SELECT value FROM json_each(?))", (json.dumps(self.names),)
+        )
 
     # --- opening and replaying ------------------------------------------------------------------
 
@@ -181,6 +184,9 @@ class Projector:
             else:
                 fresh.append(projection)
         replayed = 0
+        if any(self._exists(table) for projection in fresh if not projection.built_in for table in projection.tables):
+            # It may have been another projection's until now, and what that one comes back to is not what it left.
+            self._forget_unknown()
         if fresh:
             replayed += self._wipe_and_replay(fresh, progress)
         for position, projections in behind.items():
@@ -219,9 +225,7 @@ class Projector:
 
     def _wipe_and_replay(self, projections: Sequence[Projection], progress: Progress | None) -> int:
         connection = self._log.connection
-        for projection in reversed(projections):
-            for statement in projection.drop_statements():
-                connection.execute(statement)
+        self._drop(projections)
         for projection in projections:
             tx = self._txs[projection.name]
             # DDL is not for handlers: it is rendered by an unchecked twin.
@@ -234,6 +238,31 @@ class Projector:
                 connection.execute(statement)
             self._check_columns(projection)
         return self._replay(projections, 0, progress)
+
+    def _exists(self, table: str) -> bool:
+        sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND lower(name) = lower(?)"
+        return self._log.connection.execute(sql, (table,)).get is not None
+
+    def _drop(self, projections: Sequence[Projection]) -> None:
+        """Drop the tables, and what an earlier version left behind that still refers to them."""
+        connection = self._log.connection
+        known = {table.lower() for projection in self._projections for table in projection.tables}
+        going = {table.lower() for projection in projections for table in projection.tables}
+        referring: list[Any] = connection.execute(
+            "SELECT DISTINCT s.name FROM sqlite_schema s JOIN pragma_foreign_key_list(s.name) f WHERE s.type = 'table' "
+            'AND lower(f."table") IN (SELECT value FROM json_each(?))',
+            (json.dumps(sorted(going)),),
+        ).fetchall()
+        statements = [f'DROP TABLE "{name}"' for (name,) in referring if name.lower() not in known | RESERVED_TABLES]
+        statements += [statement for projection in reversed(projections) for statement in projection.drop_statements()]
+        # A drop deletes the rows first, and they may be declared in any order, or refer to each other: what counts is that
+        # in the end all are gone. Nothing else is written meanwhile.
+        connection.pragma("defer_foreign_keys", "ON")
+        try:
+            for statement in statements:
+                connection.execute(statement)
+        finally:
+            connection.pragma("defer_foreign_keys", "OFF")
 
     def _check_columns(self, projection: Projection) -> None:
         if projection.built_in or projection.scope != "session":
@@ -294,6 +323,15 @@ class Projector:
             recorded = Recording(position, seq, workspace, session_id, incarnation, session_key, moment, recorded_at)
             event = decode(self._registry, name, version, data) if OUTCOMES[outcome] == "applied" else None
             yield event, outcome, recorded
+
+
+def _told(problem: Exception) -> str:
+    name = type(problem).__name__
+    try:
+        return f"{name}: {problem}"
+    except Exception:
+        # An exception of the user's own that cannot say what it is.
+        return name
 
 
 def _only(bound: dict[type[Any], list[_Bound]], names: set[str]) -> dict[type[Any], list[_Bound]]:

@@ -23,6 +23,8 @@ from engine.store import LogReader, Page
 
 T = TypeVar("T")
 
+_KEY_MAX = 2**63 - 1
+
 _SESSION = "key, session_id, incarnation, title, parent_id, metadata, created_at, updated_at"
 _MESSAGE = "key, message_id, role, status, finish_reason, settled_by, metadata, created_at, updated_at"
 _TOOL = "call_id, name, state, settled_by, input, output, error, child_session_id, started_at, ended_at"
@@ -218,10 +220,13 @@ class ReadModel:
         self._reader.check_limit(limit)
         if before is not None and after is not None:
             raise InvalidArgumentError("before", "give either before or after")
+        for name, key in (("before", before), ("after", after)):
+            if key is not None and (type(key) is not int or abs(key) > _KEY_MAX):
+                raise InvalidArgumentError(name, f"expected the key of an item, found {key!r:.60}")
         if after is not None:
             side, order, edge = "key > ?", "ASC", after
         else:
-            side, order, edge = "key < ?", "DESC", 2**63 - 1 if before is None else before
+            side, order, edge = "key < ?", "DESC", _KEY_MAX if before is None else before
         rows = self._query(f"SELECT {sql} AND {side} ORDER BY key {order} LIMIT ?", (*values, edge, limit + 1)).fetchall()
         found = rows[:limit]
         return (found if order == "ASC" else found[::-1]), len(rows) > limit

@@ -123,10 +123,14 @@ class Workspace:
 
     async def import_events(self, session_id: str, envelopes: Sequence[Envelope], *, creates: bool = False) -> Receipt:
         """Append events of a transcript: each is stored, also one that changes nothing. Durable on return."""
+        _check_import(session_id, envelopes)
         return await self._append(session_id, envelopes, creates=creates, imported=True)
 
     async def replace_imported(self, session_id: str, envelopes: Sequence[Envelope]) -> Receipt:
         """Replace what was imported into a session, in one transaction; its followers get a `Reset`."""
+        _check_import(session_id, envelopes)
+        if type(envelopes[0].event) is not SessionStarted:
+            raise InvalidArgumentError("envelopes", "what replaces a session begins with its SessionStarted")
         core = self._core
         prepared = tuple(prepare(core.files.registry, envelope, core.limits) for envelope in envelopes)
         command = Replace(
@@ -205,6 +209,12 @@ def check_id(argument: str, value: object) -> None:
         value.encode()
     except UnicodeEncodeError:
         raise InvalidArgumentError(argument, "a lone surrogate cannot be stored") from None
+
+
+def _check_import(session_id: str, envelopes: Sequence[Envelope]) -> None:
+    check_id("session_id", session_id)
+    if not envelopes:
+        raise InvalidArgumentError("envelopes", "expected at least one")
 
 
 @asynccontextmanager

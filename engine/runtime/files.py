@@ -183,7 +183,11 @@ def _connect(name: str, vfs: str | None, *, full: bool) -> tuple[Any, bool]:
 
 def checked_path(path: str | os.PathLike[str]) -> str:
     """The path as text, or `InvalidArgumentError` for one that names no file."""
-    name = os.fspath(path)
-    if not name or name == ":memory:" or name.startswith("file:") or "\0" in name:
+    name: object = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(name, str) or not name or name == ":memory:" or name.startswith("file:") or "\0" in name:
         raise InvalidArgumentError("path", f"expected the path of a file, found {name!r}")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgumentError("path", f"SQLite opens paths in UTF-8 only, found {name!r}") from None
     return name

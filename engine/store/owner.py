@@ -3,8 +3,10 @@
 Owns: the side file `<path>-owner`, a small SQLite database in which the owner keeps a write transaction open for life.
 Must not know: the log.
 Invariants: the lock goes with the process, however it dies (SQLite's POSIX locks do); a second engine is refused in the
-same process too (SQLite counts locks per process and file), also under another name that leads to the same file by links;
-the owner's pid can be read while the lock is held.
+same process too (SQLite counts locks per process and file), also under another name that leads to the same file by
+symbolic links; a file with several hard links is refused, as neither this lock nor SQLite's WAL would be found under the
+other name (https://sqlite.org/howtocorrupt.html section 2.5), and two owners would overwrite each other; the owner's pid
+can be read while the lock is held.
 
     user_version
         the owner's pid. The file has no table and one page of one disk sector, so no crash and no full disk leaves it torn
@@ -17,7 +19,7 @@ import os
 
 import apsw
 
-from engine.errors import NotADatabaseError, OwnedError, StorageIOError
+from engine.errors import NotADatabaseError, OwnedError, StorageError, StorageIOError
 from engine.store.connection import close, is_busy, translate
 
 _SECTOR_BYTES = 512
@@ -114,6 +116,9 @@ def _check_place(path: str) -> None:
     operation = f"open {path}"
     if os.path.isdir(path):
         raise NotADatabaseError(operation, "it is a directory")
+    links = os.stat(path).st_nlink if os.path.exists(path) else 1
+    if links > 1:
+        raise StorageError(operation, f"it has {links} hard links; an owner of one name would not see that of another")
     parent = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(parent):
         raise StorageIOError(operation, f"the directory {parent} does not exist")

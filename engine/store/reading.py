@@ -16,7 +16,7 @@ import apsw
 import attrs
 
 from engine.errors import ClosedError, CursorError, InvalidArgumentError
-from engine.events import APPLIED, START, After, Cursor, RecordedEvent, Registry, Reset, Skipped, UnknownEvent, decode
+from engine.events import APPLIED, HEAD, START, After, Cursor, RecordedEvent, Registry, Reset, Skipped, UnknownEvent, decode
 from engine.limits import Limits
 from engine.ports import ForkGuard
 from engine.store.connection import translate
@@ -93,6 +93,9 @@ class LogReader:
                     connection.execute("ROLLBACK")
         except apsw.ConnectionClosedError:
             raise ClosedError("the engine's reader") from None
+        except UnicodeEncodeError:
+            # No id that is stored has one, and SQLite cannot even be asked.
+            raise InvalidArgumentError("id", "text with a lone surrogate names nothing") from None
         except apsw.Error as problem:
             raise translate(problem, "read") from None
 
@@ -210,20 +213,27 @@ class LogReader:
         self.check_limit(limit)
         with self.snapshot() as snapshot:
             position = self.resolve(after, snapshot)
-            items = self.events(workspace=workspace, after=position, session_id=session_id, limit=limit + 1)
-            return Page(tuple(items[:limit]), snapshot.cursor, len(items) > limit)
+            items = self.events(workspace=workspace, after=position, session_id=session_id, limit=limit)
+            # A page may be full of items or of bytes: only another look tells whether there is more.
+            last = items[-1].position if items else snapshot.head
+            more = self.events(workspace=workspace, after=last, session_id=session_id, limit=1)
+            return Page(tuple(items), snapshot.cursor, bool(more))
 
     def resolve(self, after: After, snapshot: Snapshot) -> int:
         """The position of a place, or `CursorError`."""
         if isinstance(after, Cursor):
+            if type(after.position) is not int:
+                raise CursorError(str(after), "is not a cursor")
             self.check(after, snapshot)
             return after.position
+        if after is not START and after is not HEAD:
+            raise InvalidArgumentError("after", f"expected START, HEAD or a Cursor, found {after!r:.60}")
         return 0 if after is START else snapshot.head
 
     def check_limit(self, limit: int) -> None:
         """Refuse a page size that no page may have."""
-        if not 1 <= limit <= self._limits.page_items_max:
-            raise InvalidArgumentError("limit", f"expected 1 to {self._limits.page_items_max}, found {limit}")
+        if type(limit) is not int or not 1 <= limit <= self._limits.page_items_max:
+            raise InvalidArgumentError("limit", f"expected 1 to {self._limits.page_items_max}, found {limit!r:.60}")
 
     def live_session(self, workspace: str, session_id: str) -> int | None:
         """The number of the session's live incarnation, or None. One snapshot."""

@@ -35,7 +35,8 @@ class Tx:
 
     def __init__(self, connection: apsw.Connection, owner: str, tables: Mapping[str, str], *, checked: bool) -> None:
         self._connection = connection
-        self._execute = connection.cursor().execute
+        self._cursor = connection.cursor()
+        self._execute = self._cursor.execute
         self._owner = owner
         self._tables = dict(tables)
         self._checked = checked
@@ -43,18 +44,35 @@ class Tx:
 
     def execute(self, sql: str, values: Sequence[Value] | Mapping[str, Value] = ()) -> int:
         """Run one statement; returns the number of rows it changed itself (cascades not counted)."""
-        self._execute(self._rendered.get(sql) or self.render(sql), values)
+        self._run(sql, values)
+        if self._checked:
+            self._finish()
         return self._connection.changes()
 
     def one(self, sql: str, values: Sequence[Value] | Mapping[str, Value] = ()) -> Row | None:
         """The first row of a query, or None."""
-        row: Row | None = self._execute(self._rendered.get(sql) or self.render(sql), values).fetchone()
+        row: Row | None = self._run(sql, values).fetchone()
+        if row is not None:
+            self._finish()
         return row
 
     def all(self, sql: str, values: Sequence[Value] | Mapping[str, Value] = ()) -> list[Row]:
         """All rows of a query."""
-        rows: list[Row] = self._execute(self._rendered.get(sql) or self.render(sql), values).fetchall()
+        rows: list[Row] = self._run(sql, values).fetchall()
         return rows
+
+    def _run(self, sql: str, values: Sequence[Value] | Mapping[str, Value]) -> apsw.Cursor:
+        rendered = self._rendered.get(sql) or self.render(sql)
+        if self._checked and not self._connection.in_transaction:
+            # SQLite undid everything and the handler hid it; on its own, this statement would be committed at once.
+            raise self._refuse("the transaction is gone")
+        cursor: apsw.Cursor = self._execute(rendered, values)
+        return cursor
+
+    def _finish(self) -> None:
+        """End the cursor's statement: one with rows left to give fails the next COMMIT, or pins the WAL if it reads."""
+        if self._cursor.fetchone() is not None:
+            self._execute("")
 
     def render(self, sql: str) -> str:
         """The statement with real table names, checked once."""
@@ -98,7 +116,7 @@ def check_definition(owner: str, tables: Mapping[str, str]) -> str | None:
         word = _FORBIDDEN.search(bare)
         if word is not None:
             return f"table {name!r}: {word[1].upper()} is not for projections"
-        for target in re.findall(r"\bREFERENCES\s+(\S+?)\s*(?:\(|,|\s|$)", bare, re.IGNORECASE):
+        for target in re.findall(r"\bREFERENCES\b\s*(\S+?)\s*(?:\(|,|\s|$)", bare, re.IGNORECASE):
             if target.strip("{}\"'").lower() not in {known.lower() for known in tables}:
                 return f"table {name!r}: references {target!r}, a table outside of the projection"
     return None

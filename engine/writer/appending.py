@@ -74,6 +74,14 @@ class Ground:
         outcome = APPLIED if name == "applied" else Skipped(name)  # type: ignore[arg-type]
         return ReceiptEvent(event_id, stored.seq, stored.position, outcome)
 
+    def holds(self, state: StreamState, session_id: str, prepared: PreparedEvent) -> bool:
+        """Whether the live incarnation holds this very event under its id. Raises `DuplicateIdError` for other content."""
+        assert prepared.event_id is not None
+        stored = self.log.by_event_id(state.key, state.incarnation, prepared.event_id)
+        if stored is not None and not self._same_content(stored, prepared):
+            raise DuplicateIdError(session_id, prepared.event_id)
+        return stored is not None
+
     def _derived(self, stream_key: int, incarnation: int, session_id: str, event_id: str) -> StoredEvent | None:
         """The event whose id the engine derived from its epoch and position."""
         try:

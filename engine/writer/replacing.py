@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from engine.errors import StorageCorruptError
-from engine.events import Cursor, PreparedEvent, Registry, decode
+from engine.events import Cursor, PreparedEvent, Registry, UnknownEvent, decode, encode_checked
 from engine.store import OUTCOMES, Log, SqlError, StreamState
 
 _Kept = tuple[PreparedEvent, str]
@@ -48,17 +48,19 @@ def _kept(store: Log, registry: Registry, position: int) -> _Kept | None:
     ).fetchone()
     name, version, occurred_at, recorded_at, event_id, causation_id, outcome, data = row
     definition = registry.named(name)
-    if definition is None or not definition.reads(version):
+    event = decode(registry, name, version, data)
+    if definition is None or isinstance(event, UnknownEvent):
         raise StorageCorruptError(
             "replace imported events", f"live event {name!r} version {version} at position {position} cannot be read"
         )
-    event = decode(registry, name, version, data)
     if name == "session.started":
         return None
     moment = recorded_at if occurred_at is None else occurred_at
     # The id that its appender was told stays its id.
     known_as = event_id or str(Cursor(store.epoch_of(position), position))
-    return PreparedEvent(definition, event, data.encode(), known_as, moment, causation_id), OUTCOMES[outcome]
+    # It is stored again, so at the version that this process writes.
+    content = data.encode() if version == definition.version else encode_checked(event)
+    return PreparedEvent(definition, event, content, known_as, moment, causation_id), OUTCOMES[outcome]
 
 
 def _delete(store: Log, positions: list[int]) -> None:

@@ -262,6 +262,8 @@ class Transactor:
             state.session_key = None
             receipt = OneAppend(self._ground, imported, state, now, result, reopening=True).run()
             for prepared, outcome in kept:
+                if self._ground.holds(state, command.session_id, prepared):
+                    continue
                 again = Append(workspace=command.workspace, session_id=command.session_id, events=(prepared,))
                 OneAppend(self._ground, again, state, now, result, keep=outcome).run()
         first = result.written[start].recorded.position

@@ -17,6 +17,7 @@ from engine.errors import (
     NotADatabaseError,
     OwnedError,
     SchemaTooNewError,
+    StorageError,
     StorageIOError,
     UnregisteredEventError,
 )
@@ -57,6 +58,23 @@ async def test_the_owner_is_known_under_another_name_of_the_file(tmp_path, autoj
         with pytest.raises(OwnedError):
             async with open_engine(link):
                 pass
+
+
+async def test_a_file_with_a_second_hard_link_has_no_owner(tmp_path, autojump_clock):
+    """Under the other name nobody would find the WAL or the owner: it is refused by either, and read by everybody."""
+    path, other = tmp_path / "a.db", tmp_path / "b.db"
+    async with open_engine(path) as engine:
+        await engine.create_session("s")
+        other.hardlink_to(path)
+        with pytest.raises(StorageError, match="2 hard links"):
+            async with open_engine(other):
+                pass
+    with pytest.raises(StorageError, match="2 hard links"):
+        async with open_engine(path):
+            pass
+    other.unlink()
+    async with checked_engine(path) as engine:
+        await engine.session("s")
 
 
 async def test_readers_may_be_many(tmp_path, autojump_clock):

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import attrs
 import pytest
 import trio
 
-from engine import Envelope, Reset, open_engine
+from engine import Envelope, Reset, event, open_engine
+from engine.errors import DuplicateIdError, InvalidArgumentError
 from engine.events import (
     CaughtUp,
     MessageFinished,
@@ -232,6 +234,73 @@ async def test_a_file_that_is_no_transcript_is_told_and_others_go_on(tmp_path: P
     assert (empty.failed, empty.problem) == (True, "is empty")
     assert other.failed
     assert other.sessions == ()
+
+
+async def test_live_events_of_an_older_version_survive_a_replacement(tmp_path: Path) -> None:
+    """What a replacement keeps is stored again at the version that this process writes, so that it can be read."""
+
+    @event("own.amount", version=1)
+    @attrs.frozen
+    class Before:
+        number: int
+
+    @event("own.amount", version=2)
+    @attrs.frozen
+    class After:
+        amount: int
+
+    @After.upcaster(from_version=1)
+    def _renamed(stored: dict[str, Any]) -> dict[str, Any]:
+        return {"amount": stored["number"]}
+
+    # given
+    async with open_engine(tmp_path / "a.db", events=[Before]) as engine:
+        await engine.importer().transcript(transcript(conversation(1)))
+        session = await engine.session("ses_1")
+        await session.append(Envelope(Before(7), "e1"))
+    # when
+    async with open_engine(tmp_path / "a.db", events=[After]) as engine:
+        result = await engine.importer().transcript(transcript(conversation(1, text="changed")))
+        # then
+        assert [session.state for session in result.sessions] == ["replaced"]
+        kept = (await engine.read.log()).items[-1]
+        assert (kept.event, kept.version, kept.event_id) == (After(7), 2, "e1")
+
+
+async def test_a_live_event_that_the_transcript_has_by_now_is_not_kept_twice(tmp_path: Path) -> None:
+    """A live event with an id of the new import gives way to it; with other content the replacement is refused."""
+    # given
+    start, changed = Envelope(SessionStarted(), "start"), Envelope(SessionNoted("changed", "k"), "n1")
+    async with open_engine(tmp_path / "a.db") as engine:
+        await engine.import_events("s", [start, Envelope(SessionNoted("first", "k"), "n1")], creates=True)
+        session = await engine.session("s")
+        await session.append(Envelope(SessionNoted("live", "k"), "e1"), SessionNoted("kept", "k"))
+        # when
+        with pytest.raises(DuplicateIdError):
+            await engine.replace_imported("s", [start, changed, Envelope(SessionNoted("other", "k"), "e1")])
+        await engine.replace_imported("s", [start, changed, Envelope(SessionNoted("live", "k"), "e1")])
+        # then
+        events = [item.event for item in (await engine.read.log()).items[1:]]
+        assert [event.note_id for event in events] == ["changed", "live", "kept"]
+
+
+async def test_an_import_of_nothing_is_refused_and_harms_nobody(tmp_path: Path) -> None:
+    """No events, events that begin no session, and a bad id are the caller's mistake; the writer goes on."""
+    # given
+    async with open_engine(tmp_path / "a.db") as engine:
+        session = await engine.create_session("s")
+        await session.append(SessionNoted("n", "k"))
+        # when
+        for call in (
+            lambda: engine.import_events("new", []),
+            lambda: engine.import_events("\ud800", [Envelope(SessionStarted())]),
+            lambda: engine.replace_imported("s", []),
+            lambda: engine.replace_imported("s", [Envelope(SessionNoted("n", "k"))]),
+        ):
+            with pytest.raises(InvalidArgumentError):
+                await call()
+        # then
+        assert (await session.append(SessionNoted("after", "k"))).seq == 3
 
 
 # --- race 5: the index that forbids duplicates has drifted --------------------------------------------

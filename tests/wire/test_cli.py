@@ -112,6 +112,19 @@ def test_what_a_transcript_says_cannot_steer_the_terminal(db: Path) -> None:
     assert "␛[31mfiles" in text
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 only")
+def test_a_file_whose_name_is_no_text_is_told_of_in_json(tmp_path: Path) -> None:
+    """A name that is not UTF-8 is escaped, so that a program can read it back."""
+    # given
+    name = os.path.join(os.fsdecode(os.fsencode(tmp_path)), os.fsdecode(b"not-utf8-\xff.jsonl"))
+    Path(name).write_text("")
+    # when
+    result = run("import", name, "--json", db=tmp_path / "a.db")
+    # then
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert name in [json.loads(line).get("path") for line in result.stdout.splitlines()]
+
+
 def test_show_full_and_last(db: Path) -> None:
     """`--full` shortens nothing, `--last` begins later."""
     assert run("show", "ses_1", "--full", db=db).stdout.count("file\n") >= 100
