@@ -1,7 +1,7 @@
 """What a projection is: a name, a version, tables of its own, and one handler per event type.
 
 Owns: the `@projection` decorator, finding handlers, checking a definition. Must not know: when handlers are called.
-Invariants: a handler is called once per applied event, in position order, in the transaction of the append; it names its
+Invariants: a handler takes effect once per applied event, in position order, in the transaction of the append; it names its
 tables through `tx`; a projection owns its tables alone.
 """
 
@@ -95,8 +95,9 @@ def projection(
     `INDEX ON {table}(columns)` or `UNIQUE INDEX ON ...`. Methods `(self, tx, event, recorded)` handle the event class that
     annotates `event` (or that `@handles` names). Changing `version` makes the next open wipe and replay the tables.
 
-    A handler need not be idempotent: the engine alone decides what is applied, and applies it once. An exception in it
-    refuses the append. Raises `RegistrationError`.
+    A handler need not be idempotent: the engine alone decides what is applied, and applies it once. It may be called again
+    for an event whose transaction was undone, so what it does belongs into its tables. An exception in it refuses the
+    append. Raises `RegistrationError`.
     """
 
     def register(cls: type[C]) -> type[C]:
