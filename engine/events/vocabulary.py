@@ -113,7 +113,11 @@ class PartUpdated:
 @event("part.delta", version=1)
 @attrs.frozen
 class PartDelta:
-    """Appends text to a field of a part. `offset` is the field's length before it, in code points."""
+    """Appends text to a field of a part. `offset` is the field's length before it, in code points.
+
+    One that is there already is `stale_offset`; of one whose beginning is there, the rest is applied; other text at the
+    same place, or an offset beyond the end, is refused.
+    """
 
     part_id: Id
     message_id: Id

@@ -37,3 +37,21 @@ async def test_stop_stops_before_it_tells_of_an_earlier_failure(tmp_path, autoju
             with pytest.raises(UnknownMessageError):
                 await session.stop("Esc")
         assert turn.reason == "Esc"
+
+
+async def test_a_delta_delivered_twice_and_joined_with_the_next_is_applied_once(tmp_path, autojump_clock):
+    """Whether the copy waits beside the next delta or is flushed before it, the text comes out the same."""
+    for flush_between in (False, True):
+        async with checked_engine(tmp_path / f"{flush_between}.db") as engine:
+            session = await engine.create_session("s")
+            await session.append(MessageUpdated("m", "assistant"), PartUpdated("p", "m", "text"))
+            # given a delta that is there
+            await session.append(PartDelta("p", "m", "text", 0, "Hel"))
+            # when it is delivered again, and the next one follows at once
+            await session.post(PartDelta("p", "m", "text", 0, "Hel"))
+            if flush_between:
+                await session.flush()
+            await session.post(PartDelta("p", "m", "text", 3, "lo"))
+            await session.flush()
+            # then
+            assert (await engine.read.message("s", "m")).text == "Hello"

@@ -215,6 +215,9 @@ class Life:
             return "applied"
         if event.offset <= len(text) and text[event.offset :].startswith(event.text):
             return "stale_offset" if event.text else "unchanged"
+        if event.offset < len(text) and event.text.startswith(text[event.offset :]):
+            part.data = {**part.data, "text": text[: event.offset] + event.text}
+            return "applied"
         raise Refused
 
     def _PartRemoved(self, event: PartRemoved) -> str:  # noqa: N802

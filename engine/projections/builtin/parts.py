@@ -61,7 +61,7 @@ def _delta(tx: Tx, event: PartDelta, recorded: Recording) -> Applied | Skipped:
     return APPLIED if changed else _why_no_delta(tx, event, recorded, field)
 
 
-def _why_no_delta(tx: Tx, event: PartDelta, recorded: Recording, field: int) -> Skipped:
+def _why_no_delta(tx: Tx, event: PartDelta, recorded: Recording, field: int) -> Applied | Skipped:
     message = guards.message_for_part(tx, recorded, event.message_id, event.part_id)
     if isinstance(message, Skipped):
         return message
@@ -75,6 +75,12 @@ def _why_no_delta(tx: Tx, event: PartDelta, recorded: Recording, field: int) -> 
         problem = f"part {event.part_id!r} {event.field}: expected offset {len(present)}, found {event.offset}"
     elif present.startswith(event.text, event.offset):
         return Skipped("stale_offset" if event.text else "unchanged")
+    elif event.text.startswith(present[event.offset :]):
+        # Its beginning is there already (delivered twice, joined with what follows): the rest goes on from it.
+        _insert_text(
+            tx, 4 * recorded.position + field, part_key, field, len(present), event.text[len(present) - event.offset :]
+        )
+        return APPLIED
     else:
         problem = (
             f"part {event.part_id!r} {event.field}: expected offset {len(present)}, found {event.offset} with other text "
@@ -164,14 +170,15 @@ def _write_texts(
         if not kept:
             tx.execute("DELETE FROM {part_text} WHERE part_key = ? AND field = ?", (part_key, field))
         if text is not None:
-            tx.execute(
-                "INSERT INTO {part_text} VALUES(?, ?, ?, ?, ?, ?)",
-                (4 * recorded.position + field, part_key, field, kept, len(text), text[kept:]),
-            )
+            _insert_text(tx, 4 * recorded.position + field, part_key, field, kept, text[kept:])
         changed = True
     if not changed:
         return Skipped("unchanged")
     return APPLIED
+
+
+def _insert_text(tx: Tx, key: int, part_key: int, field: int, start: int, text: str) -> None:
+    tx.execute("INSERT INTO {part_text} VALUES(?, ?, ?, ?, ?, ?)", (key, part_key, field, start, start + len(text), text))
 
 
 def _part_of(tx: Tx, recorded: Recording, part_id: str, message_key: int) -> int | None:
