@@ -356,9 +356,12 @@ class _Core:
     async def close(self) -> None:
         """Commit or answer everything accepted, then let the followers end."""
         deadline = trio.current_time() + self.limits.shutdown_s
-        with trio.CancelScope(deadline=deadline, shield=True):
-            await self.registry.close()
-        self.writer.close(deadline)
+        try:
+            with trio.CancelScope(deadline=deadline, shield=True):
+                await self.registry.close()
+        finally:
+            # Also after an interrupt from the keyboard, which no shield stops: the host ends only with the writer.
+            self.writer.close(deadline)
         with trio.CancelScope(shield=True):
             await self.writer.closed.wait()
         self.hub.close()
@@ -441,7 +444,10 @@ async def open_engine(
             except BaseException as problem:
                 # Raised again below, outside of the nursery, so that it does not come out in a group.
                 failure = problem
-            await core.close()
+            try:
+                await core.close()
+            except KeyboardInterrupt as interrupt:
+                failure = interrupt
             nursery.cancel_scope.cancel()
     finally:
         files.close()
@@ -449,6 +455,7 @@ async def open_engine(
         raise failure
 
 
+@trio.lowlevel.enable_ki_protection
 async def _host(files: Files, limits: Limits, ports: Ports, task_status: trio.TaskStatus[_Core]) -> None:
     """Run the actors where cancellation of the engine's user does not reach them: they end when they are drained."""
     with trio.CancelScope(shield=True):

@@ -71,6 +71,7 @@ class Turn:
         self._messages.add(name)
         return Message(self, name, role, metadata or {})
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._token is not None:
             raise ClosedError("the turn, which is entered twice,")
@@ -82,6 +83,7 @@ class Turn:
         self._scope.__enter__()
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool | None:

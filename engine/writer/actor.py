@@ -118,12 +118,14 @@ class Writer:
 
     # --- handle -------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     def send_nowait(self, command: AnyCommand) -> None:
         """Accept a command, or raise `trio.WouldBlock`, `ClosedError` or `BrokenError`."""
         self._refuse_when_not_open()
         self._inbox.put_nowait(command, command.size_bytes)
         self._urgent += command.reply is not None
 
+    @trio.lowlevel.enable_ki_protection
     async def send(self, command: AnyCommand) -> None:
         """Accept a command, waiting while the inbox is full. Cancelled while waiting: it was not accepted."""
         self._refuse_when_not_open()
@@ -185,6 +187,8 @@ class Writer:
 
     # --- loop ---------------------------------------------------------------------------------
 
+    # An interrupt from the keyboard belongs to the main task: here it would lose what was accepted.
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Write until closed and drained. Cancelled, it answers what it had accepted with `ClosedError`."""
         try:
