@@ -105,6 +105,7 @@ class Writer:
         self._state = "open"
         self._why_broken = ""
         self._deadline = math.inf
+        self._syncing = trio.CancelScope()
         self._ending = False
         self._outcomes: Counter[str] = Counter()
         self._batches = self._events = self._busy_retries = self._checkpoints_failed = 0
@@ -155,8 +156,11 @@ class Writer:
         return self._state == "broken"
 
     def close(self, deadline: float) -> None:
-        """Accept nothing more; the loop writes what it has accepted, then ends. A locked file is waited for until then."""
-        self._deadline = deadline
+        """Accept nothing more; the loop writes what it has accepted, then ends.
+
+        A locked file, and a sync beside the loop, are waited for until the deadline.
+        """
+        self._deadline = self._syncing.deadline = deadline
         self._ending = True
         if self._state == "open":
             self._state = "closing"
@@ -301,7 +305,8 @@ class Writer:
 
     async def _sync_result(self, result: BatchResult, sync: Sync) -> BatchResult:
         try:
-            await sync.sync()
+            with trio.CancelScope(deadline=self._deadline) as self._syncing:
+                await sync.sync()
         except OSError as problem:
             # The COMMIT is visible already and the kernel may report the error only once: nothing can undo or prove it.
             error = OutcomeUnknownError("sync the log", str(problem))
@@ -315,7 +320,9 @@ class Writer:
             else:
                 return result
         else:
-            return result
+            if not self._syncing.cancelled_caught:
+                return result
+            error = OutcomeUnknownError("sync the log", "the device had not answered when the engine had to be closed")
         return BatchResult("unknown", [(command, error.clone()) for command, _ in result.answers])
 
     def _sync_inline(self) -> None:
@@ -326,9 +333,17 @@ class Writer:
     async def _make_room_in_wal(self) -> None:
         if self.sync is not None:
             try:
-                await self.sync.checkpoint()
-            except (OSError, SyncUnavailableError) as problem:
+                with trio.CancelScope(deadline=self._deadline) as self._syncing:
+                    await self.sync.checkpoint()
+            except OSError as problem:
                 self._checkpoint_failed(problem)
+            except SyncUnavailableError as problem:
+                self._checkpoint_failed(problem)
+                if not self.sync_commits:
+                    # No commit would ever find out that it is gone, and the WAL would grow without end.
+                    await self.sync.aclose()
+                    self.sync = None
+                    await self._ports.step(self._run_checkpoint)
             else:
                 # What is left of the WAL is known after the next commit.
                 self._wal_next = self._limits.wal_checkpoint_bytes
