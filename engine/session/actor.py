@@ -80,7 +80,11 @@ class SessionActor:
     async def accept_delta(self, command: PostDelta) -> None:
         """Take streamed text, joined to the delta before it where that still waits."""
         last = self._last_delta
-        if last is not None and last.joins(command, self._limits.delta_chars_max):
+        if (
+            last is not None
+            and last.joins(command, self._limits.delta_chars_max)
+            and self._writer.holds_more(command.size_bytes)
+        ):
             last.join(command)
             return
         asked = self._asked + 1

@@ -102,6 +102,7 @@ class Writer:
             "writer", items_max=limits.inbox_commands_max, bytes_max=limits.inbox_bytes_max
         )
         self._urgent = 0
+        self._joined_bytes = 0
         self._state = "open"
         self._why_broken = ""
         self._deadline = math.inf
@@ -138,6 +139,13 @@ class Writer:
             self._urgent -= command.reply is not None
             raise
 
+    def holds_more(self, size_bytes: int) -> bool:
+        """Whether there is room to join so much to a command that waits; it counts from then on."""
+        if self._inbox.size_bytes + self._joined_bytes + size_bytes > self._limits.inbox_bytes_max:
+            return False
+        self._joined_bytes += size_bytes
+        return True
+
     def _refuse_when_not_open(self) -> None:
         self._fork.check()
         if self._state == "broken":
@@ -171,7 +179,7 @@ class Writer:
         return WriterStatistics(
             state=self._state,
             queue_depth=len(self._inbox),
-            queue_bytes=self._inbox.size_bytes,
+            queue_bytes=self._inbox.size_bytes + self._joined_bytes,
             batches=self._batches,
             events=self._events,
             outcomes=dict(self._outcomes),
@@ -237,6 +245,8 @@ class Writer:
             self._inbox.take()
             self._urgent -= command.reply is not None
             command.sealed = True
+            if isinstance(command, PostDelta):
+                self._joined_bytes -= command.joined_bytes
             events += weight
             size += command.size_bytes
             batch.append(command)
