@@ -192,6 +192,27 @@ async def test_backpressure_makes_senders_wait_and_loses_nothing(tmp_path, autoj
         assert len((await engine.read.log()).items) == 51
 
 
+async def test_a_session_whose_turn_outlasts_the_idle_time_is_not_polled(tmp_path, autojump_clock):
+    """A turn of many minutes costs its actor a few steps, not twenty a second."""
+
+    class Steps(trio.abc.Instrument):
+        taken = 0
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.taken += task.name == "session default/s"
+
+    steps = Steps()
+    async with checked_engine(tmp_path / "a.db", limits=Limits(session_idle_s=10)) as engine:
+        session = await engine.create_session("s")
+        trio.lowlevel.add_instrument(steps)
+        async with session.turn():
+            await trio.sleep(1_000)
+        trio.lowlevel.remove_instrument(steps)
+        await trio.sleep(21)
+        assert engine.statistics().sessions.live == 0
+    assert steps.taken <= 200
+
+
 async def test_text_joined_to_waiting_deltas_is_bounded_in_bytes(tmp_path, autojump_clock):
     """Joining saves events, not the queue's bound: a post beyond it waits like any other."""
     gate = Gate()
