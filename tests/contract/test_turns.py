@@ -558,3 +558,25 @@ async def test_of_tasks_that_stream_at_once_a_cancelled_one_harms_no_other(tmp_p
         assert first.cancelled_caught
         assert [(part.kind, part.data["text"]) for part in view.parts] == [("text", "ab"), ("note", "cd")]
         assert view.status == "completed"
+
+
+async def test_a_turn_left_in_another_context_gives_its_slot_back(tmp_path, autojump_clock):
+    """What an async generator that nobody closed does to its turn is an error, but the session can run turns again."""
+    async with checked_engine(tmp_path / "a.db") as engine:
+        session = await engine.create_session("s")
+        turn = session.turn()
+        outcome: list[BaseException] = []
+
+        async def leave() -> None:
+            try:
+                await turn.__aexit__(None, None, None)
+            except ValueError as problem:
+                outcome.append(problem)
+
+        await turn.__aenter__()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave)
+        turn._scope.__exit__(None, None, None)
+        assert len(outcome) == 1
+        async with session.turn():
+            pass
