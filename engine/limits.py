@@ -29,7 +29,8 @@ class Limits:
     inbox_commands_max: int = 4_096
     """Commands that wait for the writer. Beyond, senders wait: a queue of 4,096 is 50-100 ms of work."""
     inbox_bytes_max: int = 64 * 1024 * 1024
-    """Encoded events that wait for the writer: bounds memory where commands are large."""
+    """Encoded events that wait for the writer: bounds memory where commands are large. Text joined to waiting deltas may
+    take as much again."""
     mailbox_commands_max: int = 256
     """Commands that wait for one session's actor, which waits only when the writer's inbox is full."""
     mailbox_bytes_max: int = 16 * 1024 * 1024

@@ -3,8 +3,9 @@
 Owns: the mailbox, the one-shot reply, the clock, ids, the step that runs SQL, spawning, and the bundle (`Ports`)
 that the composition root hands down. Must not know: events, SQL, or who sends what.
 Invariants: one receiver per mailbox, FIFO among senders, nothing accepted is lost to cancellation; a reply is resolved
-once and wakes one waiter once. Time for deadlines is trio's own clock (`trio.current_time`), which trio lets a test
-replace; the clock here is the wall clock that gets stored.
+once and wakes one waiter once; an interrupt from the keyboard never falls between a wake and its note (trio would die
+of the second wake). Time for deadlines is trio's own clock (`trio.current_time`), which trio lets a test replace; the
+clock here is the wall clock that gets stored.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Reply(Generic[T]):
         self._answer()
         self._error = error
 
+    @trio.lowlevel.enable_ki_protection
     def _answer(self) -> None:
         if self.answered:
             raise RuntimeError("a reply channel was answered twice")
@@ -85,6 +87,7 @@ class Reply(Generic[T]):
             trio.lowlevel.reschedule(self._task)
             self._task = None
 
+    @trio.lowlevel.enable_ki_protection
     async def wait(self) -> T:
         """Wait for the answer. Cancelled, only the wait ends: what was asked for goes on."""
         if not self.answered:
@@ -146,12 +149,14 @@ class Mailbox(Generic[T]):
             return True
         return len(self._items) < self._items_max and self._bytes + size <= self._bytes_max
 
+    @trio.lowlevel.enable_ki_protection
     def put_nowait(self, item: T, size: int = 0) -> None:
         """Enqueue, or raise `trio.WouldBlock` when it is full or others wait already."""
         if self._senders or not self._has_room(size):
             raise trio.WouldBlock
         self._admit(item, size)
 
+    @trio.lowlevel.enable_ki_protection
     async def put(self, item: T, size: int = 0) -> None:
         """Enqueue, waiting for room. Cancelled while waiting: the item was not accepted."""
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -176,6 +181,7 @@ class Mailbox(Generic[T]):
         self._bytes += size
         self.poke()
 
+    @trio.lowlevel.enable_ki_protection
     def poke(self) -> None:
         """Wake the receiver without an item (there is something else for it to see)."""
         self._poked = True
@@ -183,6 +189,7 @@ class Mailbox(Generic[T]):
             trio.lowlevel.reschedule(self._receiver)
             self._receiver = None
 
+    @trio.lowlevel.enable_ki_protection
     async def wait(self) -> None:
         """Wait until there is an item or a poke since the last `wait`. Only the receiver may call it."""
         if self._poked:
@@ -201,6 +208,7 @@ class Mailbox(Generic[T]):
         """The next item, left where it is."""
         return self._items[0][0] if self._items else None
 
+    @trio.lowlevel.enable_ki_protection
     def take(self) -> T | None:
         """The next item, or None when there is none. Admits waiting senders into the room it left."""
         if not self._items:

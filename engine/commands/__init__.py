@@ -61,6 +61,8 @@ class PostDelta(Command):
     offset: int
     chars: int
     pieces: list[str]
+    joined_bytes: int = 0
+    """The part of `size_bytes` that was joined after the command had been queued."""
     sink: Sink | None = None
     reply: None = None
 
@@ -81,6 +83,8 @@ class PostDelta(Command):
         """Take over the text of one that `joins`."""
         self.pieces.extend(other.pieces)
         self.chars += other.chars
+        self.size_bytes += other.size_bytes
+        self.joined_bytes += other.size_bytes
 
 
 @attrs.define(eq=False, kw_only=True)

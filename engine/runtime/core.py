@@ -182,9 +182,12 @@ class Core:
     async def close(self) -> None:
         """Commit or answer everything accepted, then let the followers end."""
         deadline = trio.current_time() + self.limits.shutdown_s
-        with trio.CancelScope(deadline=deadline, shield=True):
-            await self.registry.close()
-        self.writer.close(deadline)
+        try:
+            with trio.CancelScope(deadline=deadline, shield=True):
+                await self.registry.close()
+        finally:
+            # Also after an interrupt from the keyboard, which no shield stops: the host ends only with the writer.
+            self.writer.close(deadline)
         with trio.CancelScope(shield=True):
             await self.writer.closed.wait()
         self.hub.close()
@@ -193,6 +196,7 @@ class Core:
                 await self.writer.sync.aclose()
 
 
+@trio.lowlevel.enable_ki_protection
 async def host(files: Files, limits: Limits, ports: Ports, task_status: trio.TaskStatus[Core]) -> None:
     """Run the actors where cancellation of the engine's user does not reach them: they end when they are drained."""
     with trio.CancelScope(shield=True):

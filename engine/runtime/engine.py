@@ -281,7 +281,10 @@ async def open_engine(
             except BaseException as problem:
                 # Raised again below, outside of the nursery, so that it does not come out in a group.
                 failure = problem
-            await core.close()
+            try:
+                await core.close()
+            except KeyboardInterrupt as interrupt:
+                failure = interrupt
             nursery.cancel_scope.cancel()
     finally:
         files.close()

@@ -80,7 +80,11 @@ class SessionActor:
     async def accept_delta(self, command: PostDelta) -> None:
         """Take streamed text, joined to the delta before it where that still waits."""
         last = self._last_delta
-        if last is not None and last.joins(command, self._limits.delta_chars_max):
+        if (
+            last is not None
+            and last.joins(command, self._limits.delta_chars_max)
+            and self._writer.holds_more(command.size_bytes)
+        ):
             last.join(command)
             return
         asked = self._asked + 1
@@ -147,7 +151,8 @@ class SessionActor:
                 left = self.last_used + self._limits.session_idle_s - trio.current_time()
                 if left <= 0 and self.idle:
                     return
-                with trio.move_on_after(max(left, 0.05)):
+                # Beyond its time only a turn or a removal keeps it: it need not look often whether that is over.
+                with trio.move_on_after(left if left > 0 else max(self._limits.session_idle_s, 0.05)):
                     await self._mailbox.wait()
         finally:
             self.retired = True

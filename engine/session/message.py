@@ -54,6 +54,7 @@ class Message:
         self._part_kind = ""
         self._offset = 0
         self._half = ""
+        self._order = trio.Lock()
         self._calls: dict[str, tuple[str, str]] = {}
         self._failures: deque[EngineError] = deque()
         self._state = "new"
@@ -72,44 +73,52 @@ class Message:
         Half a surrogate pair at the end waits for its other half. Raises `InvalidEventError` for any other lone surrogate;
         nothing of the call was written then.
         """
-        self._check_open()
-        whole, half = join_surrogates(self._half + text if kind == self._part_kind or not self._half else text)
-        if kind != self._part_kind:
-            await self._end_part()
-        before, self._half = self._half, half
-        if whole:
-            try:
-                await self._stream(whole, kind)
-            except BaseException:
-                self._half = before
-                raise
-        else:
-            self._part_kind = self._part_kind or kind
-            await trio.lowlevel.checkpoint()
+        await self._begin()
+        try:
+            self._check_open()
+            whole, half = join_surrogates(self._half + text if kind == self._part_kind or not self._half else text)
+            if kind != self._part_kind:
+                await self._end_part()
+            before, self._half = self._half, half
+            if whole:
+                try:
+                    await self._stream(whole, kind)
+                except BaseException:
+                    self._half = before
+                    raise
+            else:
+                self._part_kind = self._part_kind or kind
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._order.release()
 
     async def reasoning(self, text: str) -> None:
         """Stream text into a part of kind `reasoning`."""
         await self.text(text, kind="reasoning")
 
+    async def _begin(self) -> None:
+        """Take the message's place in line: of tasks that stream into it at once, one that is cancelled takes back its text
+        before the next one counts offsets from there."""
+        try:
+            self._order.acquire_nowait()
+        except trio.WouldBlock:
+            await self._order.acquire()
+
     async def _stream(self, text: str, kind: str) -> None:
         if self._part_id is None:
-            # Set before the wait, for tasks that stream beside this one; undone where the wait was cancelled.
-            part_id = self._part_id = self._new_id("part")
-            self._part_kind, self._offset = kind, 0
-            try:
-                await self._session.post(PartUpdated(part_id, self._id, kind, {}), sink=self)
-            except BaseException:
-                if self._part_id == part_id:
-                    self._part_id, self._part_kind = None, ""
-                raise
-        delta = PartDelta(self._part_id, self._id, "text", self._offset, text)
-        self._offset = end = self._offset + len(text)
+            part_id = self._new_id("part")
+            await self._session.post(PartUpdated(part_id, self._id, kind, {}), sink=self)
+            self._part_id, self._part_kind, self._offset = part_id, kind, 0
+        await self._session.post(PartDelta(self._part_id, self._id, "text", self._offset, text), sink=self)
+        self._offset += len(text)
+
+    async def _close_part(self) -> None:
+        await self._begin()
         try:
-            await self._session.post(delta, sink=self)
-        except BaseException:
-            if self._offset == end:
-                self._offset -= len(text)
-            raise
+            self._check_open()
+            await self._end_part()
+        finally:
+            self._order.release()
 
     async def _end_part(self) -> None:
         """Close the current text part; a half that never got its other half becomes U+FFFD."""
@@ -120,8 +129,7 @@ class Message:
 
     async def part(self, kind: str, data: dict[str, Any], *, part_id: str | None = None) -> str:
         """Add or replace a whole part; durable on return. Returns its id."""
-        self._check_open()
-        await self._end_part()
+        await self._close_part()
         name = part_id or self._new_id("part")
         await self._session.append(PartUpdated(name, self._id, kind, data))
         return name
@@ -140,8 +148,7 @@ class Message:
         ended_at: int | None = None,
     ) -> Receipt:
         """Create or change a tool call; durable on return, so before the tool runs. `name` is needed the first time."""
-        self._check_open()
-        await self._end_part()
+        await self._close_part()
         known = self._calls.get(call_id)
         if known is None:
             if name is None:
@@ -249,7 +256,11 @@ class Message:
 
     async def _flush(self) -> None:
         """Hand over what is in hand and wait until it is durable, and what a cancelled call left on its way too."""
-        await self._end_part()
+        await self._begin()
+        try:
+            await self._end_part()
+        finally:
+            self._order.release()
         await self._session.drain()
 
     async def _settle(self, status: FinalStatus) -> Receipt:

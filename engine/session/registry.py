@@ -94,6 +94,8 @@ class Registry:
                 if over <= 0:
                     return
 
+    # Interrupts from the keyboard belong to the main task, not to actors.
+    @trio.lowlevel.enable_ki_protection
     async def _supervise(self, key: tuple[str, str], actor: SessionActor) -> None:
         try:
             await actor.run()
@@ -124,6 +126,7 @@ class Registry:
         self._settles_pending += 1
         self._ports.spawn(self._nursery, lambda: self._retry(settle, subject), name=f"settle {subject}")
 
+    @trio.lowlevel.enable_ki_protection
     async def _retry(self, settle: Callable[[], Awaitable[object]], subject: str) -> None:
         try:
             while not self._closing and not self._writer.broken:

@@ -71,6 +71,7 @@ class Turn:
         self._messages.add(name)
         return Message(self, name, role, metadata or {})
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._token is not None:
             raise ClosedError("the turn, which is entered twice,")
@@ -82,12 +83,15 @@ class Turn:
         self._scope.__enter__()
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool | None:
         assert self._token is not None
-        _turns.reset(self._token)
         assert self._actor is not None
+        # First, because the rest raises where the block is left in another context than it was entered in (an async
+        # generator that nobody closed): the slot must be free all the same.
         self._actor.end_turn(self)
         self.drained.set()
+        _turns.reset(self._token)
         return self._scope.__exit__(exc_type, exc, tb)

@@ -112,10 +112,13 @@ class Hub:
         self._subscribers: dict[Subscriber, None] = {}
         self.published = 0
         self.lagged = 0
+        self._closed = False
 
     def attach(self, workspace: str, session_id: str | None) -> Subscriber:
         """A new subscriber that gets everything published from now on."""
         subscriber = Subscriber(self, workspace, session_id, self._limits)
+        # One that comes while the engine closes must not wait for what nobody will publish.
+        subscriber.closed = self._closed
         self._subscribers[subscriber] = None
         return subscriber
 
@@ -147,6 +150,7 @@ class Hub:
 
     def close(self) -> None:
         """Let every reader end after what it has."""
+        self._closed = True
         for subscriber in self._subscribers:
             subscriber.closed = True
             subscriber.wake()

@@ -19,12 +19,13 @@ import trio
 
 from engine.commands import AnyCommand, Append, Flush, PostDelta, Replace
 from engine.errors import BrokenError, ClosedError, EngineError, ForkedError, OutcomeUnknownError, StorageError
-from engine.events import APPLIED, Receipt, Skipped
+from engine.events import APPLIED, Receipt
 from engine.limits import Limits
 from engine.ports import ForkGuard, Mailbox, Ports, Sync, SyncUnavailableError
 from engine.store import SqlError, clean, translate
 from engine.writer.batch import BatchResult, Written
 from engine.writer.statistics import Tally, WriterStatistics, quantile
+from engine.writer.telling import log_failure, log_skip
 from engine.writer.transaction import Transactor
 
 log = logging.getLogger("engine.writer")
@@ -65,9 +66,11 @@ class Writer:
             "writer", items_max=limits.inbox_commands_max, bytes_max=limits.inbox_bytes_max
         )
         self._urgent = 0
+        self._joined_bytes = 0
         self._state = "open"
         self._why_broken = ""
         self._deadline = math.inf
+        self._syncing = trio.CancelScope()
         self._ending = False
         self._tally = Tally()
         self._checkpoints_failed = 0
@@ -79,12 +82,14 @@ class Writer:
 
     # --- handle -------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     def send_nowait(self, command: AnyCommand) -> None:
         """Accept a command, or raise `trio.WouldBlock`, `ClosedError` or `BrokenError`."""
         self._refuse_when_not_open()
         self._inbox.put_nowait(command, command.size_bytes)
         self._urgent += command.reply is not None
 
+    @trio.lowlevel.enable_ki_protection
     async def send(self, command: AnyCommand) -> None:
         """Accept a command, waiting while the inbox is full. Cancelled while waiting: it was not accepted."""
         self._refuse_when_not_open()
@@ -95,6 +100,13 @@ class Writer:
         except BaseException:
             self._urgent -= command.reply is not None
             raise
+
+    def holds_more(self, size_bytes: int) -> bool:
+        """Whether there is room to join so much to a command that waits; it counts from then on."""
+        if self._inbox.size_bytes + self._joined_bytes + size_bytes > self._limits.inbox_bytes_max:
+            return False
+        self._joined_bytes += size_bytes
+        return True
 
     def _refuse_when_not_open(self) -> None:
         self._fork.check()
@@ -114,8 +126,11 @@ class Writer:
         return self._state == "broken"
 
     def close(self, deadline: float) -> None:
-        """Accept nothing more; the loop writes what it has accepted, then ends. A locked file is waited for until then."""
-        self._deadline = deadline
+        """Accept nothing more; the loop writes what it has accepted, then ends.
+
+        A locked file, and a sync beside the loop, are waited for until the deadline.
+        """
+        self._deadline = self._syncing.deadline = deadline
         self._ending = True
         if self._state == "open":
             self._state = "closing"
@@ -127,7 +142,7 @@ class Writer:
         return WriterStatistics(
             state=self._state,
             queue_depth=len(self._inbox),
-            queue_bytes=self._inbox.size_bytes,
+            queue_bytes=self._inbox.size_bytes + self._joined_bytes,
             batches=tally.batches,
             events=tally.events,
             outcomes=dict(tally.outcomes),
@@ -147,6 +162,8 @@ class Writer:
 
     # --- loop ---------------------------------------------------------------------------------
 
+    # An interrupt from the keyboard belongs to the main task: here it would lose what was accepted.
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Write until closed and drained. Cancelled, it answers what it had accepted with `ClosedError`."""
         try:
@@ -191,6 +208,8 @@ class Writer:
             self._inbox.take()
             self._urgent -= command.reply is not None
             command.sealed = True
+            if isinstance(command, PostDelta):
+                self._joined_bytes -= command.joined_bytes
             events += weight
             size += command.size_bytes
             batch.append(command)
@@ -259,7 +278,8 @@ class Writer:
 
     async def _sync_result(self, result: BatchResult, sync: Sync) -> BatchResult:
         try:
-            await sync.sync()
+            with trio.CancelScope(deadline=self._deadline) as self._syncing:
+                await sync.sync()
         except OSError as problem:
             # The COMMIT is visible already and the kernel may report the error only once: nothing can undo or prove it.
             error = OutcomeUnknownError("sync the log", str(problem))
@@ -273,7 +293,9 @@ class Writer:
             else:
                 return result
         else:
-            return result
+            if not self._syncing.cancelled_caught:
+                return result
+            error = OutcomeUnknownError("sync the log", "the device had not answered when the engine had to be closed")
         return BatchResult("unknown", [(command, error.clone()) for command, _ in result.answers])
 
     def _sync_inline(self) -> None:
@@ -284,9 +306,17 @@ class Writer:
     async def _make_room_in_wal(self) -> None:
         if self.sync is not None:
             try:
-                await self.sync.checkpoint()
-            except (OSError, SyncUnavailableError) as problem:
+                with trio.CancelScope(deadline=self._deadline) as self._syncing:
+                    await self.sync.checkpoint()
+            except OSError as problem:
                 self._checkpoint_failed(problem)
+            except SyncUnavailableError as problem:
+                self._checkpoint_failed(problem)
+                if not self.sync_commits:
+                    # No commit would ever find out that it is gone, and the WAL would grow without end.
+                    await self.sync.aclose()
+                    self.sync = None
+                    await self._ports.step(self._run_checkpoint)
             else:
                 # What is left of the WAL is known after the next commit.
                 self._wal_next = self._limits.wal_checkpoint_bytes
@@ -318,7 +348,7 @@ class Writer:
             self._publish(result.written, result.replaced)
             for item in result.written:
                 if item.outcome is not APPLIED:
-                    _log_skip(item)
+                    log_skip(item)
         for command, answer in result.answers:
             self._answer(command, answer)
 
@@ -328,7 +358,7 @@ class Writer:
             # It had nothing to write: those whose events could not be are told through their own channel or sink.
             answer = None
         if isinstance(answer, EngineError):
-            self._log_failure(command, answer)
+            log_failure(command, answer)
             answer = clean(answer)
             if reply is not None:
                 reply.reject(answer)
@@ -336,26 +366,6 @@ class Writer:
                 command.sink.failed(answer)
         elif reply is not None:
             reply.resolve(answer)
-
-    def _log_failure(self, command: AnyCommand, error: EngineError) -> None:
-        if isinstance(error, StorageError | OutcomeUnknownError):
-            level = logging.ERROR
-        elif command.reply is None:
-            level = logging.WARNING
-        else:
-            return
-        if isinstance(command, PostDelta):
-            log.log(level, "not written: event - type part.delta session %s seq -: %s", command.session_id, error)
-        elif isinstance(command, Append | Replace):
-            for event in command.events:
-                log.log(
-                    level,
-                    "not written: event %s type %s session %s seq -: %s",
-                    event.event_id or "-",
-                    event.definition.name,
-                    command.session_id,
-                    error,
-                )
 
     def _break(self, why: str) -> None:
         self._state = "broken"
@@ -370,14 +380,3 @@ class Writer:
         while (command := self._inbox.take()) is not None:
             broken = self._state == "broken"
             self._answer(command, BrokenError("the writer", self._why_broken) if broken else ClosedError("the engine"))
-
-
-def _log_skip(item: Written) -> None:
-    log.warning(
-        "skipped (%s): event %s type %s session %s seq %d",
-        item.outcome.reason if isinstance(item.outcome, Skipped) else "-",
-        item.event_id,
-        item.prepared.definition.name,
-        item.recorded.session_id,
-        item.recorded.seq,
-    )

@@ -12,7 +12,7 @@ import trio
 
 from engine import Limits
 from engine.errors import BrokenError, TurnBusyError
-from engine.events import SessionNoted
+from engine.events import MessageUpdated, PartDelta, PartUpdated, SessionNoted
 from engine.ports import Mailbox, Ports
 from tests.support.engines import Gate, checked_engine
 
@@ -190,3 +190,51 @@ async def test_backpressure_makes_senders_wait_and_loses_nothing(tmp_path, autoj
             gate.open()
         await session.flush()
         assert len((await engine.read.log()).items) == 51
+
+
+async def test_a_session_whose_turn_outlasts_the_idle_time_is_not_polled(tmp_path, autojump_clock):
+    """A turn of many minutes costs its actor a few steps, not twenty a second."""
+
+    class Steps(trio.abc.Instrument):
+        taken = 0
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.taken += task.name == "session default/s"
+
+    steps = Steps()
+    async with checked_engine(tmp_path / "a.db", limits=Limits(session_idle_s=10)) as engine:
+        session = await engine.create_session("s")
+        trio.lowlevel.add_instrument(steps)
+        async with session.turn():
+            await trio.sleep(1_000)
+        trio.lowlevel.remove_instrument(steps)
+        await trio.sleep(21)
+        assert engine.statistics().sessions.live == 0
+    assert steps.taken <= 200
+
+
+async def test_text_joined_to_waiting_deltas_is_bounded_in_bytes(tmp_path, autojump_clock):
+    """Joining saves events, not the queue's bound: a post beyond it waits like any other."""
+    gate = Gate()
+    limits = Limits(inbox_bytes_max=10_000, mailbox_bytes_max=10_000)
+    async with checked_engine(tmp_path / "a.db", ports=gate.ports(), limits=limits) as engine:
+        session = await engine.create_session("s")
+        await session.append(MessageUpdated("m", "assistant"), PartUpdated("p", "m", "text", {}))
+        # given a writer that does not get on
+        gate.close()
+        await session.post(SessionNoted("n", "k"))
+        await trio.sleep(1)
+        accepted = 0
+        with trio.move_on_after(1) as waiting:
+            for number in range(1_000):
+                await session.post(PartDelta("p", "m", "text", 100 * number, "x" * 100))
+                accepted += 1
+        queue_bytes = engine.statistics().writer.queue_bytes
+        gate.open()
+        await session.flush()
+        # then
+        assert waiting.cancelled_caught
+        assert accepted * 400 <= 3 * 10_000 + 3 * 400
+        assert 10_000 <= queue_bytes <= 20_000
+        assert engine.statistics().writer.queue_bytes == 0
+        assert (await engine.read.messages("s")).items[0].text == "x" * 100 * accepted

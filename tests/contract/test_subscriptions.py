@@ -365,3 +365,36 @@ async def test_a_follower_ends_after_what_it_has_when_the_engine_closes(tmp_path
     assert seen == [1, 2]
     with pytest.raises(ClosedError):
         await anext(engine.log())
+
+
+async def test_a_follower_that_comes_while_the_engine_closes_ends_too(tmp_path, autojump_clock):
+    """Nobody will publish any more, so it must not wait for that."""
+
+    class SlowToLeave:
+        async def sync(self) -> None: ...
+
+        async def checkpoint(self) -> None: ...
+
+        async def aclose(self) -> None:
+            await trio.sleep(2)
+
+    async def start(_path: str) -> SlowToLeave:
+        return SlowToLeave()
+
+    seen: list[Any] = []
+
+    async def follow() -> None:
+        await trio.sleep(1)
+        async with engine.log(follow=True) as log:
+            seen.extend([type(item) async for item in log])
+
+    # given an engine that closes slowly, and a follower that comes meanwhile
+    with trio.fail_after(100):
+        async with (
+            trio.open_nursery() as nursery,
+            checked_engine(tmp_path / "a.db", sync="helper", ports=Ports(start_sync=start)) as engine,
+        ):
+            await engine.create_session("s")
+            nursery.start_soon(follow)
+    # then
+    assert seen == [RecordedEvent, CaughtUp]

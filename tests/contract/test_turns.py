@@ -525,3 +525,59 @@ async def test_a_settle_that_the_storage_refuses_is_tried_again(tmp_path, autoju
         await trio.sleep(1)
         assert engine.statistics().sessions.settles_pending == 0
         assert (await only_message(engine)).status == "completed"
+
+
+async def test_of_tasks_that_stream_at_once_a_cancelled_one_harms_no_other(tmp_path, autojump_clock):
+    """With every queue full, two tasks wait with text; the first is cancelled, and the second's text still fits."""
+    gate = Gate()
+    limits = Limits(inbox_commands_max=1, mailbox_commands_max=1)
+    async with checked_engine(tmp_path / "a.db", ports=gate.ports(), limits=limits) as engine:
+        session = await engine.create_session("s")
+        async with session.turn() as turn, turn.message() as message:
+            await message.text("a")
+            await session.flush()
+            gate.close()
+            first = trio.CancelScope()
+
+            async def cancelled() -> None:
+                with first:
+                    await message.text("lost")
+
+            async with trio.open_nursery() as nursery:
+                for number in range(3):
+                    nursery.start_soon(session.post, SessionNoted(f"n{number}", "k"))
+                    await trio.testing.wait_all_tasks_blocked()
+                for task in (cancelled, lambda: message.text("b"), lambda: message.text("c", kind="note")):
+                    nursery.start_soon(task)
+                    await trio.testing.wait_all_tasks_blocked()
+                # when
+                first.cancel()
+                await trio.testing.wait_all_tasks_blocked()
+                gate.open()
+            await message.text("d", kind="note")
+        view = await only_message(engine)
+        assert first.cancelled_caught
+        assert [(part.kind, part.data["text"]) for part in view.parts] == [("text", "ab"), ("note", "cd")]
+        assert view.status == "completed"
+
+
+async def test_a_turn_left_in_another_context_gives_its_slot_back(tmp_path, autojump_clock):
+    """What an async generator that nobody closed does to its turn is an error, but the session can run turns again."""
+    async with checked_engine(tmp_path / "a.db") as engine:
+        session = await engine.create_session("s")
+        turn = session.turn()
+        outcome: list[BaseException] = []
+
+        async def leave() -> None:
+            try:
+                await turn.__aexit__(None, None, None)
+            except ValueError as problem:
+                outcome.append(problem)
+
+        await turn.__aenter__()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave)
+        turn._scope.__exit__(None, None, None)
+        assert len(outcome) == 1
+        async with session.turn():
+            pass

@@ -238,3 +238,59 @@ def _alive(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+async def test_a_helper_that_died_under_normal_durability_does_not_let_the_wal_grow(tmp_path: Path) -> None:
+    """No commit asks it there, so a checkpoint that finds it gone is made by the writer, now and later."""
+    # given a helper that only checkpoints, and is gone
+    gate = Gate()
+
+    async def gone() -> None:
+        await trio.lowlevel.checkpoint()
+        raise SyncUnavailableError("gone")
+
+    gate.checkpoint = gone  # type: ignore[method-assign]
+    path = tmp_path / "a.db"
+    limits = Limits(wal_checkpoint_bytes=100_000)
+    ports = Ports(start_sync=gate.start)
+    async with open_engine(path, durability="normal", sync="helper", limits=limits, ports=ports) as engine:
+        session = await engine.create_session("s")
+        # when many times the WAL's cap is written
+        for number in range(500):
+            await session.append(note(number))
+        # then
+        assert os.stat(f"{path}-wal").st_size < 400_000
+        assert engine.statistics().writer.checkpoints_failed == 1
+
+
+async def test_closing_does_not_wait_for_a_device_that_never_answers(tmp_path: Path, autojump_clock: trio.abc.Clock) -> None:
+    """A sync that hangs is given up at `shutdown_s`: whoever waits is told that the outcome is unknown."""
+    gate = Gate()
+    ports = Ports(start_sync=gate.start)
+    answers: list[Exception] = []
+
+    async def create() -> None:
+        try:
+            await engine.create_session("s")
+        except OutcomeUnknownError as unknown:
+            answers.append(unknown)
+
+    async with trio.open_nursery() as nursery:
+        async with open_engine(tmp_path / "a.db", sync="helper", sweep=False, ports=ports) as engine:
+            nursery.start_soon(create)
+            await trio.testing.wait_all_tasks_blocked()
+            assert gate.asked == 1
+            begun = trio.current_time()
+            # What would hang for ever without the limit ends here, late.
+            nursery.start_soon(_open_later, gate)
+        assert trio.current_time() - begun == Limits().shutdown_s
+        nursery.cancel_scope.cancel()
+    assert [str(answer) for answer in answers] == [
+        "sync the log: the device had not answered when the engine had to be closed; whether it was written is unknown "
+        "until the file is opened again"
+    ]
+
+
+async def _open_later(gate: Gate) -> None:
+    await trio.sleep(100)
+    gate.open.set()
