@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,15 @@ def test_output_that_nobody_reads_any_more_ends_quietly(tmp_path: Path, command:
     assert (said, status) == ("", 141)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Children take interrupts as on a terminal, also where a shell started the tests in the background, ignoring them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_with_130_and_leaves_a_sound_file(tmp_path: Path) -> None:
     """Ctrl-C: one word on standard error, no traceback."""
     db = tmp_path / "a.db"
