@@ -110,7 +110,7 @@ def connect(
     try:
         connection = apsw.Connection(path, flags=flags, vfs=vfs, statementcachesize=STATEMENT_CACHE)
     except apsw.Error as problem:
-        raise _cannot_open(path, problem) from None
+        raise _cannot_open(path, problem, write=write) from None
     try:
         if alone:
             connection.pragma("locking_mode", "EXCLUSIVE")
@@ -140,14 +140,15 @@ def close(connection: apsw.Connection) -> None:
         log.warning("closing: %s", translate(problem, "close").describe())
 
 
-def _cannot_open(path: str, problem: apsw.Error) -> StorageError:
+def _cannot_open(path: str, problem: apsw.Error, *, write: bool) -> StorageError:
     if os.path.isdir(path):
         return NotADatabaseError(f"open {path}", "it is a directory")
     parent = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(parent):
         return StorageIOError(f"open {path}", f"the directory {parent} does not exist", result_code(problem))
     if not os.path.exists(path):
-        return StorageIOError(f"open {path}", f"no such file, or it cannot be created: {problem}", result_code(problem))
+        why = f"it cannot be created: {problem}" if write else "no such file"
+        return StorageIOError(f"open {path}", why, result_code(problem))
     return translate(problem, f"open {path}")
 
 

@@ -416,3 +416,13 @@ def test_an_app_may_be_a_callable_and_several_may_be_given(tmp_path: Path) -> No
     finally:
         sys.path.remove(str(tmp_path))
     assert (app.events, app.projections) == ((InvoiceCreated,), (Invoices,))
+
+
+@pytest.mark.parametrize("command", [["sessions"], ["show", "s"], ["log"], ["stats"]], ids="-".join)
+def test_a_command_that_reads_says_that_there_is_no_such_file(tmp_path: Path, command: list[str]) -> None:
+    """Nothing was to be created, so nothing is said of creating, and nothing is created."""
+    missing = tmp_path / "none.db"
+    result = run(*command, db=missing)
+    assert result.exit_code == 1
+    assert result.stderr == f"engine: open {missing}: no such file (SQLite code 14); nothing was written\n"
+    assert list(tmp_path.iterdir()) == []
