@@ -54,7 +54,8 @@ class Message:
         self._part_kind = ""
         self._offset = 0
         self._half = ""
-        self._order = trio.Lock()
+        self._busy = False
+        self._line = trio.lowlevel.ParkingLot()
         self._calls: dict[str, tuple[str, str]] = {}
         self._failures: deque[EngineError] = deque()
         self._state = "new"
@@ -73,7 +74,9 @@ class Message:
         Half a surrogate pair at the end waits for its other half. Raises `InvalidEventError` for any other lone surrogate;
         nothing of the call was written then.
         """
-        await self._begin()
+        if self._busy:
+            await self._line.park()
+        self._busy = True
         try:
             self._check_open()
             whole, half = join_surrogates(self._half + text if kind == self._part_kind or not self._half else text)
@@ -90,19 +93,20 @@ class Message:
                 self._part_kind = self._part_kind or kind
                 await trio.lowlevel.checkpoint()
         finally:
-            self._order.release()
+            self._end()
 
     async def reasoning(self, text: str) -> None:
         """Stream text into a part of kind `reasoning`."""
         await self.text(text, kind="reasoning")
 
-    async def _begin(self) -> None:
-        """Take the message's place in line: of tasks that stream into it at once, one that is cancelled takes back its text
-        before the next one counts offsets from there."""
-        try:
-            self._order.acquire_nowait()
-        except trio.WouldBlock:
-            await self._order.acquire()
+    def _end(self) -> None:
+        """Let the next task in line stream. One at a time: one that is cancelled takes back its text before the next one
+        counts offsets from there."""
+        if self._line:
+            # It stays busy: the one that wakes goes on.
+            self._line.unpark()
+        else:
+            self._busy = False
 
     async def _stream(self, text: str, kind: str) -> None:
         if self._part_id is None:
@@ -113,12 +117,14 @@ class Message:
         self._offset += len(text)
 
     async def _close_part(self) -> None:
-        await self._begin()
+        if self._busy:
+            await self._line.park()
+        self._busy = True
         try:
             self._check_open()
             await self._end_part()
         finally:
-            self._order.release()
+            self._end()
 
     async def _end_part(self) -> None:
         """Close the current text part; a half that never got its other half becomes U+FFFD."""
@@ -256,11 +262,13 @@ class Message:
 
     async def _flush(self) -> None:
         """Hand over what is in hand and wait until it is durable, and what a cancelled call left on its way too."""
-        await self._begin()
+        if self._busy:
+            await self._line.park()
+        self._busy = True
         try:
             await self._end_part()
         finally:
-            self._order.release()
+            self._end()
         await self._session.drain()
 
     async def _settle(self, status: FinalStatus) -> Receipt:
