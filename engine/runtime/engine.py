@@ -243,7 +243,7 @@ async def open_engine(
     receipts and followers never do.
 
     `events` and `projections`: the user's own, beside the vocabulary. `sweep=False` leaves settling to `engine.sweep()`.
-    `limits` bounds every queue, batch and wait (see `Limits`); `ports` are the clock, ids, mailboxes and the like, for tests.
+    `limits` bounds every queue, batch and wait (see `Limits`); `ports` are the clock, ids and mailboxes, for tests.
     `on_progress(done, total)` hears of a rebuild that a changed projection version makes necessary.
 
     Raises `OwnedError`, `NotADatabaseError`, `SchemaTooNewError`, `RegistrationError`, `InvalidArgumentError` or another
