@@ -76,5 +76,3 @@ class Limits:
     """Size of the WAL at which the writer checkpoints between two batches (SQLite's own default: 1,000 pages)."""
     slow_sync_s: float = 0.002
     """A disk whose sync takes longer gets the sync helper process, so that a commit never stops the loop."""
-    rebuild_page_events: int = 1_000
-    """Events replayed between two progress reports."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from engine.errors import EngineError, ProjectionFailedError, RegistrationError, StorageCorruptError
 from engine.events import APPLIED, Applied, Registry, Skipped, UnknownEvent, decode
@@ -22,6 +22,9 @@ from engine.store import OUTCOMES, RESERVED_TABLES, Log, SqlError, Tx, is_constr
 
 Progress = Callable[[int, int], None]
 """Called with (events replayed, events to replay)."""
+
+PROGRESS_EVENTS: Final = 1_000
+"""Events replayed between two progress reports."""
 
 _Bound = tuple[Projection, Tx, Handler]
 
@@ -282,7 +285,7 @@ class Projector:
         replayed = 0
         for event, outcome, recorded in self._stored(after):
             replayed += 1
-            if progress is not None and replayed % 1_000 == 0:
+            if progress is not None and replayed % PROGRESS_EVENTS == 0:
                 progress(replayed, total)
             if outcome != 0:
                 continue

@@ -19,7 +19,7 @@ from engine.store.owner import Ownership
 from engine.store.reading import ImportedRow, LogReader, Page, Snapshot
 from engine.store.schema import OUTCOMES, RESERVED_TABLES, check, check_and_migrate
 from engine.store.sync_helper import ANSWER
-from engine.store.tx import Row, Tx, check_definition, create_tables
+from engine.store.tx import Row, Tx, check_definition
 
 __all__ = [
     "ANSWER",
@@ -49,7 +49,6 @@ __all__ = [
     "close",
     "connect",
     "count_types",
-    "create_tables",
     "file_sizes",
     "is_busy",
     "is_constraint",

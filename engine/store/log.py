@@ -61,6 +61,12 @@ class Epoch:
     first_position: int
 
 
+def epoch_at(epochs: list[Epoch], position: int) -> str:
+    """The id of the epoch, of these in their order, in which a position was assigned; `0` where there is none."""
+    index = bisect_right(epochs, position, key=lambda epoch: epoch.first_position) - 1
+    return epochs[max(index, 0)].id if epochs else "0"
+
+
 class Log:
     """The log through its one writing connection. Every method but the transaction verbs needs an open transaction."""
 
@@ -265,8 +271,7 @@ class Log:
 
     def epoch_of(self, position: int) -> str:
         """The id of the epoch in which a position was assigned."""
-        index = bisect_right(self.epochs, position, key=lambda epoch: epoch.first_position) - 1
-        return self.epochs[max(index, 0)].id if self.epochs else "0"
+        return epoch_at(self.epochs, position)
 
     def fence(self) -> None:
         """Commit something harmless. Success proves that an earlier COMMIT that failed can never come back to life:

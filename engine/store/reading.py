@@ -7,7 +7,6 @@ position; a page's cursor is that of its snapshot; nothing of another workspace 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
@@ -20,7 +19,7 @@ from engine.events import APPLIED, HEAD, START, After, Cursor, RecordedEvent, Re
 from engine.limits import Limits
 from engine.ports import ForkGuard
 from engine.store.connection import translate
-from engine.store.log import Epoch
+from engine.store.log import Epoch, epoch_at
 from engine.store.schema import OUTCOMES
 
 T = TypeVar("T")
@@ -110,8 +109,7 @@ class LogReader:
 
     def epoch_of(self, position: int) -> str:
         """The epoch in which a position was assigned."""
-        index = bisect_right(self._epochs, position, key=lambda epoch: epoch.first_position) - 1
-        return self._epochs[max(index, 0)].id if self._epochs else "0"
+        return epoch_at(self._epochs, position)
 
     def check(self, cursor: Cursor, snapshot: Snapshot) -> None:
         """Refuse a cursor that this log cannot have given: `CursorError` says why."""

@@ -8,7 +8,7 @@ rendered here, so that the same handler can fill other tables (a rebuild's).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import apsw
@@ -120,9 +120,3 @@ def check_definition(owner: str, tables: Mapping[str, str]) -> str | None:
             if target.strip("{}\"'").lower() not in {known.lower() for known in tables}:
                 return f"table {name!r}: references {target!r}, a table outside of the projection"
     return None
-
-
-def create_tables(connection: apsw.Connection, statements: Iterable[str]) -> None:
-    """Run a projection's definitions, inside the caller's transaction."""
-    for statement in statements:
-        connection.execute(statement)

@@ -78,7 +78,6 @@ class Writer:
         self._wal_next = limits.wal_checkpoint_bytes
         self._wal_pinned = False
         self.closed = trio.Event()
-        self.idle = True
 
     # --- handle -------------------------------------------------------------------------------
 
@@ -216,7 +215,6 @@ class Writer:
         return batch
 
     async def _write(self, batch: list[AnyCommand]) -> None:
-        self.idle = False
         with trio.CancelScope(shield=True):
             if self._state == "broken":
                 self._answer_all(batch, BrokenError("the writer", self._why_broken))
@@ -237,7 +235,6 @@ class Writer:
                 await self._make_room_in_wal()
             # Let the others run before the next batch, also when the inbox is never empty.
             await trio.lowlevel.checkpoint()
-        self.idle = True
 
     async def _attempt(self, batch: list[AnyCommand]) -> BatchResult:
         give_up = trio.current_time() + self._limits.busy_retry_s

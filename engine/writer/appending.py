@@ -146,7 +146,6 @@ class OneAppend:
         if prepared.event_id is not None and self._keep is None:
             original = self._ground.duplicate_of(self._stream.key, self._number, self._command.session_id, prepared)
             if original is not None:
-                self._result.duplicates += 1
                 return ReceiptEvent(original.event_id, original.seq, original.position, Duplicate(original))
         if not self._checked:
             self._check_expected()

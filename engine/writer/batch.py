@@ -37,4 +37,3 @@ class BatchResult:
     answers: list[tuple[AnyCommand, Receipt | EngineError | None]]
     written: list[Written] = attrs.field(factory=list)
     replaced: list[tuple[str, str]] = attrs.field(factory=list)
-    duplicates: int = 0

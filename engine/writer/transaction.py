@@ -182,7 +182,7 @@ class Transactor:
         if isinstance(command, Flush):
             result.answers.append((command, None))
             return
-        marks = len(result.written), len(result.replaced), result.duplicates
+        marks = len(result.written), len(result.replaced)
         if guard == "savepoint":
             self._log.savepoint()
         try:
@@ -201,7 +201,7 @@ class Transactor:
             result.answers.append((command, receipt))
 
     def _refuse(
-        self, command: AnyCommand, error: EngineError, result: BatchResult, marks: tuple[int, int, int], guard: Guard
+        self, command: AnyCommand, error: EngineError, result: BatchResult, marks: tuple[int, int], guard: Guard
     ) -> None:
         """Undo one command and answer it alone."""
         if not self._log.in_transaction:
@@ -213,10 +213,9 @@ class Transactor:
         self._undo(marks, result, error)
         result.answers.append((command, error))
 
-    def _undo(self, marks: tuple[int, int, int], result: BatchResult, error: EngineError) -> None:
+    def _undo(self, marks: tuple[int, int], result: BatchResult, error: EngineError) -> None:
         del result.written[marks[0] :]
         del result.replaced[marks[1] :]
-        result.duplicates = marks[2]
         try:
             self._log.undo_savepoint()
         except SqlError:
