@@ -1,0 +1,1 @@
+"""Deterministic simulation: schedules, time, faults and disks under a test's control."""
