@@ -4,8 +4,29 @@ Owns: the simulated disk (`Disk`), its images and operation logs, the images of 
 Must not know: actors, schedules, the controller.
 """
 
+from engine.simulation.disk.campaign import Check, CrashReport, Example, Verdict, crash_campaign
 from engine.simulation.disk.faults import WAYS, Fault
 from engine.simulation.disk.files import Image, OperationLog, Record
+from engine.simulation.disk.power import EVERYTHING, Medium, PowerModel, crash_points, power_images, process_image
 from engine.simulation.disk.vfs import Decide, Disk
 
-__all__ = ["WAYS", "Decide", "Disk", "Fault", "Image", "OperationLog", "Record"]
+__all__ = [
+    "EVERYTHING",
+    "WAYS",
+    "Check",
+    "CrashReport",
+    "Decide",
+    "Disk",
+    "Example",
+    "Fault",
+    "Image",
+    "Medium",
+    "OperationLog",
+    "PowerModel",
+    "Record",
+    "Verdict",
+    "crash_campaign",
+    "crash_points",
+    "power_images",
+    "process_image",
+]
