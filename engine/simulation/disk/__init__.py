@@ -5,6 +5,7 @@ Must not know: actors, schedules, the controller.
 """
 
 from engine.simulation.disk.campaign import Check, CrashReport, Example, Verdict, crash_campaign
+from engine.simulation.disk.checking import Damaged, LogCheck, LogFound, SqlCheck, recover
 from engine.simulation.disk.faults import WAYS, Fault
 from engine.simulation.disk.files import Image, OperationLog, Record
 from engine.simulation.disk.power import EVERYTHING, Medium, PowerModel, crash_points, power_images, process_image
@@ -15,18 +16,23 @@ __all__ = [
     "WAYS",
     "Check",
     "CrashReport",
+    "Damaged",
     "Decide",
     "Disk",
     "Example",
     "Fault",
     "Image",
+    "LogCheck",
+    "LogFound",
     "Medium",
     "OperationLog",
     "PowerModel",
     "Record",
+    "SqlCheck",
     "Verdict",
     "crash_campaign",
     "crash_points",
     "power_images",
     "process_image",
+    "recover",
 ]

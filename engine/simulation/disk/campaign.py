@@ -22,7 +22,7 @@ from engine.simulation.disk.files import Image, OperationLog
 from engine.simulation.disk.power import EVERYTHING, Medium, PowerModel, crash_points
 from engine.simulation.disk.vfs import Disk
 
-Verdict = Literal["lost", "half", "corrupt"]
+Verdict = Literal["lost", "half", "gap", "corrupt"]
 EXAMPLES_MAX: Final = 5
 
 
@@ -73,6 +73,11 @@ class CrashReport:
     def half_applied(self) -> int:
         """Images in which a part of something is there and a part is not."""
         return self.wrong["half"]
+
+    @property
+    def gaps(self) -> int:
+        """Images in which something is missing that is older than something that is there."""
+        return self.wrong["gap"]
 
     @property
     def corrupt(self) -> int:

@@ -5,7 +5,7 @@ Owns: which operation fails, how, and the result code SQLite then sees. Must not
 How an operation may fail:
 - `eio`: any; it did nothing (a sync: nothing is promised about the writes before it).
 - `full`: a write or an open that creates; it did nothing.
-- `short`: a read that gives half of what was asked for; a write that did its first half and then found the disk full.
+- `short`: a read that finds the file's end half-way; a write that did its first half and then found the disk full.
 - `busy`: a lock; somebody else holds it. (Locks of a WAL live in shared memory and are not operations of the disk.)
 - `cantopen`: an open.
 - `lie`: a sync that says it succeeded and did nothing.

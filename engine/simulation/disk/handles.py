@@ -65,15 +65,17 @@ class Handle:
     def xSync(self, flags: int) -> None:  # noqa: N802
         if self.attended:
             self._attend_sync()
+        else:
+            self._syncs_directory = False
 
     def xFileSize(self) -> int:  # noqa: N802
         return len(self._data)
 
     def _meet(self, operation: str) -> str | None:
         """How the operation is to fail, where it still does something; raises where it does nothing."""
-        how = None if self.dead else self._disk.meet(operation, self._kind)
         if self.dead:
             raise refusal(operation, "eio")
+        how = self._disk.meet(operation, self._kind)
         if how is not None and how not in ("short", "lie"):
             raise refusal(operation, how)
         return how

@@ -12,8 +12,8 @@ The fault model
 - Creating and deleting a name is lost or kept for each name on its own, in order, until the name's file is synced, or the
   directory is: with xDelete(sync_directory), and with the first sync of a new journal or WAL (SQLite's VFS does that).
 - A sync that failed promises nothing: a later one that succeeds covers the same writes.
-- A dying process loses nothing that it wrote. What still runs of it reads on, but each of its writes fails and none of
-  them changes anything.
+- A dying process loses nothing that it wrote. What still runs of it reads on, but each of its writes, opens and deletes
+  fails and none of them changes anything.
 - A full disk refuses bytes beyond a file's end once the budget is used up; overwriting goes on.
 
 Invariants: a disk has no file of its own on the machine but one empty placeholder per open database; two runs with the
@@ -76,8 +76,8 @@ class Disk(apsw.VFS):
         """Operations by name and kind of file, counted while the disk records or a fault is set."""
         self.struck: list[tuple[str, str, str]] = []
         """(operation, kind, how) of each that failed on request, in order."""
-        self.life = 0
-        """How many crashes and restores this disk has seen."""
+        self.dead = False
+        """Whether the process that used this disk died and no other was started yet."""
         self._clock = clock
         self._sleep = sleep
         self._seed = seed
@@ -115,12 +115,17 @@ class Disk(apsw.VFS):
         """Everything on the disk now, as a process that dies now would leave it."""
         return Image({name: bytes(file.data) for name, file in self._files.items()})
 
+    def content(self, name: str) -> bytes:
+        """What is in one file now. Raises `KeyError` where there is none of the name."""
+        return bytes(self._files[name].data)
+
     def restore(self, image: Image) -> None:
-        """Put the image's files on the disk, and no others. Whoever still has a file open is dead from now on.
+        """Put the image's files on the disk, and no others, for a new process. Whoever still has a file open is dead.
 
         Ends recording; faults stay.
         """
         self.crash()
+        self.dead = False
         self._log = None
         self._attend()
         old = self._files
@@ -135,10 +140,11 @@ class Disk(apsw.VFS):
             files[name] = file
 
     def crash(self) -> None:
-        """Let the process die: what it wrote stays, what is open now can write no more."""
-        self.life += 1
-        if not self._handles:
-            return
+        """Let the process die: what it wrote stays, and until `restart` or `restore` nothing changes the disk any more.
+
+        What goes on running meanwhile reads what was there, but no write, open or delete succeeds.
+        """
+        self.dead = True
         for handle in self._handles:
             handle.dead = handle.attended = True
         self._handles.clear()
@@ -146,6 +152,10 @@ class Disk(apsw.VFS):
             if file.handles:
                 # The dead keep the old file, with its locks and shared memory.
                 self._files[name] = StoredFile(file.number, bytearray(file.data))
+
+    def restart(self) -> None:
+        """Start a new process after a crash: it finds what the dead one wrote. Recording goes on."""
+        self.dead = False
 
     # --- recording ----------------------------------------------------------------------------
 
@@ -303,6 +313,8 @@ class Disk(apsw.VFS):
         text = name.filename() if isinstance(name, apsw.URIFilename) else name
         kind = kind_of(text)
         wanted = flags[0]
+        if self.dead:
+            raise refusal("open", "cantopen")
         if self._attended:
             how = self.meet("open", kind)
             if how is not None:
@@ -321,6 +333,8 @@ class Disk(apsw.VFS):
         return PlainFile(self, file, kind, text, wanted)
 
     def xDelete(self, name: str, sync_directory: bool) -> None:  # noqa: N802
+        if self.dead:
+            raise refusal("delete", "eio")
         if self._attended:
             how = self.meet("delete", kind_of(name))
             if how is not None:
