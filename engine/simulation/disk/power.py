@@ -138,8 +138,11 @@ class Medium:
         self._names = names
         self._synced.update(contents)
         needed = set(self._names.values()) | {item[1] for item in self._pending if item[0] == "create"}
-        for number in [number for number in self._synced if number not in needed]:
+        gone = [number for number in self._synced if number not in needed]
+        for number in gone:
             del self._synced[number]
+        if gone:
+            self._pending = [item for item in self._pending if item[1] in self._synced]
 
     # --- images -------------------------------------------------------------------------------
 
