@@ -8,7 +8,7 @@ once per distinct content, since equal pages give equal answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import apsw
@@ -119,34 +119,44 @@ class LogFound:
 class LogCheck(SqlCheck):
     """The check of an engine's log: no acknowledged event is missing, no append and no batch is there in part.
 
-    `receipts` are those of the whole run, also the ones given after a crash point; the campaign's marks are the receipts
-    themselves. Verdicts: `lost` an acknowledged event is missing; `gap` an event is missing and a later one is there;
-    `half` some events of one append without the others, a stream's head or a projection's checkpoint without its events.
+    `marks` are all marks of the run, in order: receipts, and what else the caller marked, which is passed over. A campaign's
+    marks are the first ones of them. Verdicts: `lost` an acknowledged event is missing; `gap` an event is missing and a
+    later one is there; `half` some events of one append without the others, a stream's head or a projection's checkpoint
+    without its events.
     """
 
-    def __init__(self, name: str, receipts: Iterable[Receipt]) -> None:
+    def __init__(self, name: str, marks: Sequence[Any]) -> None:
         super().__init__(name)
-        groups = [tuple(e.position for e in receipt.events if e.position is not None) for receipt in receipts]
-        self._groups = [group for group in groups if group]
-        self._known_positions = sorted(position for group in self._groups for position in group)
+        self._groups = [
+            tuple(e.position for e in mark.events if e.position is not None) if isinstance(mark, Receipt) else ()
+            for mark in marks
+        ]
+        self._judged: dict[LogFound, tuple[Verdict | None, int]] = {}
 
     def inspect(self, connection: apsw.Connection) -> LogFound:
         """The events' positions, and the first disagreement."""
         if connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'event'").get == 0:
             return LogFound((), None)
         positions: list[Any] = connection.execute("SELECT position FROM event ORDER BY position").fetchall()
-        half: Any = connection.execute(_HALF).get
-        return LogFound(tuple(position for (position,) in positions), half[0] if isinstance(half, tuple) else half)
+        half = connection.execute(_HALF).fetchone()
+        return LogFound(tuple(position for (position,) in positions), None if half is None else str(half[0]))
 
     def judge_found(self, found: LogFound, marks: Sequence[Any]) -> Verdict | None:
         """See the class."""
+        judged = self._judged.get(found)
+        if judged is None:
+            judged = self._judged[found] = self._compare(found)
+        verdict, complete = judged
+        return verdict or ("lost" if len(marks) > complete else None)
+
+    def _compare(self, found: LogFound) -> tuple[Verdict | None, int]:
+        """What is wrong in any case, and how many of the marks are there before the first that is missing."""
         there = set(found.positions)
-        if found.half is not None or any(0 < len(there.intersection(group)) < len(group) for group in self._groups):
-            return "half"
-        last = found.positions[-1] if found.positions else 0
-        if any(position < last and position not in there for position in self._known_positions):
-            return "gap"
-        for receipt in reversed(marks):
-            if any(e.position is not None and e.position not in there for e in receipt.events):
-                return "lost"
-        return None
+        last = max(there, default=0)
+        missing = [[position for position in group if position not in there] for group in self._groups]
+        complete = next((index for index, gone in enumerate(missing) if gone), len(missing))
+        if found.half is not None or any(0 < len(gone) < len(g) for gone, g in zip(missing, self._groups, strict=True)):
+            return "half", complete
+        if any(position < last for gone in missing for position in gone):
+            return "gap", complete
+        return None, complete
