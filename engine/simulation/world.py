@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 import trio
@@ -19,6 +19,10 @@ import trio
 from engine.simulation.choices import clean_label
 from engine.simulation.controller import Controller
 from engine.simulation.errors import InvariantError
+
+if TYPE_CHECKING:
+    from engine.runtime import Engine
+    from engine.simulation.hosting import Host, Process
 
 T = TypeVar("T")
 
@@ -89,11 +93,14 @@ class Simulation:
         controller: Controller,
         *,
         seed: int,
+        kinds: Collection[str] = (),
         dropped: frozenset[str] = frozenset(),
         dropped_items: frozenset[tuple[str, int]] = frozenset(),
     ) -> None:
         self.controller = controller
         self.seed = seed
+        self.kinds = kinds
+        """The kinds of disturbance that may happen in this run."""
         self.dropped = dropped
         self.dropped_items = dropped_items
         self.started: list[str] = []
@@ -106,6 +113,7 @@ class Simulation:
         self.clock = VirtualClock()
         self.ids = SeededIds(self.random)
         self._streams: dict[str, random.Random] = {}
+        self._host: Host | None = None
 
     # --- the world ----------------------------------------------------------------------------------
 
@@ -132,6 +140,37 @@ class Simulation:
     def note(self, value: object) -> None:
         """Put a value into the run's digest: two runs of the same schedule must note the same."""
         self.controller.notes.append(repr(value))
+
+    # --- the engine --------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> Host:
+        """The simulated machine: its disk, its processes, what was acknowledged. Made on first use."""
+        if self._host is None:
+            from engine.simulation.hosting import Host
+
+            self._host = Host(self.controller, self.seed, kinds=self.kinds)
+        return self._host
+
+    def engine(self, name: str = "sim.db", **options: Any) -> AbstractAsyncContextManager[Engine]:
+        """The real engine on the simulated disk: `async with sim.engine() as engine:`; options are `open_engine`'s.
+
+        The first one of a run finds a log that was opened once before; a later one finds what was left.
+        """
+        return self.host.engine(name, **options)
+
+    def process(self) -> AbstractAsyncContextManager[Process]:
+        """What a crash ends: `async with sim.process() as process:` around an engine and its actors.
+
+        A `crash` disturbance cancels the block and freezes the disk; exceptions of a dying process are nobody's. After the
+        block `process.crashed` says whether it died, and the disk is as the crash left it, for the next process.
+        """
+        return self.host.process()
+
+    def close(self) -> None:
+        """Let go of the machine. The runner does it at the end of every run."""
+        if self._host is not None:
+            self._host.close()
 
     # --- what must hold -------------------------------------------------------------------------------
 
