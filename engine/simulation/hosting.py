@@ -36,7 +36,7 @@ from engine.simulation.engine_ports import (
 )
 from engine.simulation.errors import SimulationSetupError
 from engine.simulation.primitives import wrapped
-from engine.simulation.world import EPOCH_MS, SeededIds, VirtualClock
+from engine.simulation.virtual import EPOCH_MS, SeededIds, VirtualClock
 
 POWER_IMAGES: Final = 8
 """Images of a power failure that `crash@...=power/n` can name at one point."""

@@ -11,46 +11,20 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import attrs
 import trio
 
 from engine.simulation.choices import clean_label
 from engine.simulation.controller import Controller
 from engine.simulation.errors import InvariantError
+from engine.simulation.virtual import SeededIds, VirtualClock
 
 if TYPE_CHECKING:
     from engine.runtime import Engine
     from engine.simulation.hosting import Host, Process
 
 T = TypeVar("T")
-
-EPOCH_MS: Final = 1_700_000_000_000
-"""The wall clock at virtual second 0 of every run: an arbitrary day in 2023."""
-
-
-class VirtualClock:
-    """The wall clock of a run: virtual seconds since the run began, on top of a fixed day."""
-
-    def now_ms(self) -> int:
-        """Milliseconds since 1970."""
-        return EPOCH_MS + int(trio.current_time() * 1000)
-
-
-@attrs.define(eq=False)
-class SeededIds:
-    """Ids from the run's seed: one stream a prefix, so that they are stable under edits elsewhere."""
-
-    rng: Callable[[str], random.Random]
-
-    def new_id(self, prefix: str) -> str:
-        """A new id."""
-        return f"{prefix}_{self.rng('ids ' + prefix).getrandbits(48):012x}"
-
-    def new_epoch(self) -> str:
-        """A new epoch id: 12 hexadecimal digits."""
-        return f"{self.rng('epochs').getrandbits(48):012x}"
 
 
 class Actors:
