@@ -193,6 +193,8 @@ def test_a_name_keeps_its_order() -> None:
     log = log_of(delete("f", 1), create("f", 2), write(0, b"new", 2), base={"f": b"old"})
     assert every(log) == {(("f", b"old"),), (), (("f", b""),), (("f", b"new"),)}
     assert every(log_of(*log.records, sync(2), base={"f": b"old"})) == {(("f", b"new"),)}
+    twice = log_of(create("f", 2), delete("f", 2), create("f", 3), write(0, b"x", 3), sync(3))
+    assert every(twice) == {(("f", b"x"),)}
 
 
 def test_names_and_kinds_of_files_can_be_declared_durable() -> None:
@@ -266,6 +268,19 @@ def test_a_recorded_run_ends_in_what_is_on_the_disk(journal: str) -> None:
         seen.append(disk.snapshot())
         marks = [index for index, record in enumerate(log.records) if record[0] == "mark"]
         assert [process_image(log, at) for at in (*marks, len(log))] == seen
+
+
+def test_the_first_sync_of_a_new_journal_syncs_its_directory() -> None:
+    """As SQLite's own VFS does it: a journal's or WAL's first sync, never a database's, never the same file's second."""
+    with Disk() as disk:
+        log = disk.record()
+        connection = apsw.Connection("log.db", vfs=disk.name)
+        connection.execute("CREATE TABLE t(x)")
+        connection.close()
+        syncs = [(record[1], record[2]) for record in log.records if record[0] == "sync"]
+        (database,) = [record[1] for record in log.records if record[0] == "create" and record[3] == "log.db"]
+        (journal,) = [record[1] for record in log.records if record[0] == "create" and record[3] == "log.db-journal"]
+        assert syncs == [(journal, 1), (journal, 0), (database, 0)]
 
 
 class Everything:

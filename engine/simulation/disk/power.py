@@ -205,7 +205,7 @@ class Medium:
         left = count - 2
         if model.reorder and left and 2**size - 2 <= left // 2:
             for mask in range(1, 2**size - 1):
-                yield subset(pending, mask)
+                yield [item for index, item in enumerate(pending) if mask >> index & 1]
                 left -= 1
         for _ in range(left):
             yield self._draw(pending, rng)
@@ -217,7 +217,7 @@ class Medium:
             mask = rng.getrandbits(size)
             if rng.getrandbits(1):
                 mask |= rng.getrandbits(size)
-            survivors = subset(pending, mask)
+            survivors = [item for index, item in enumerate(pending) if mask >> index & 1]
         else:
             survivors = pending[: rng.randrange(size + 1)]
         if survivors and (model.torn or model.garbage) and rng.randrange(3):
@@ -255,16 +255,3 @@ def sectors(offset: int, length: int, sector_bytes: int) -> Iterator[tuple[int, 
         end = min(length, start + sector_bytes - (offset + start) % sector_bytes)
         yield start, end
         start = end
-
-
-def subset(pending: list[Record], mask: int) -> list[Record]:
-    """The records whose bit is set. Of the changes of one name none survives that follows a lost one."""
-    found = []
-    lost: set[str] = set()
-    for record in pending:
-        if mask & 1 and not (record[0] in NAMING and record[3] in lost):
-            found.append(record)
-        elif record[0] in NAMING:
-            lost.add(record[3])
-        mask >>= 1
-    return found
