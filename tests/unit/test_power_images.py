@@ -116,6 +116,31 @@ def test_a_failed_sync_promises_nothing_and_the_next_covers_it() -> None:
     assert contents(log_of(write(0, b"x"), failed, sync(), base={"f": b"."})) == {b"x"}
 
 
+FORGETFUL = PowerModel(torn=False, garbage=False, forgetful=True)
+FAILED: Record = ("failed sync", 1, 0, None)
+
+
+def test_a_forgetful_device_makes_no_failed_sync_good() -> None:
+    """What a failed sync was to cover may be lost for ever; what was written later is covered by the next sync."""
+    log = log_of(write(0, b"x"), FAILED, write(1, b"y"), sync(), base={"f": b"..."})
+    assert contents(log, FORGETFUL) == {b".y.", b"xy."}
+    assert contents(log) == {b"xy."}
+    assert Medium(log, FORGETFUL, at=len(log)).kept()["f"] == b"xy."
+
+
+def test_writing_the_same_place_again_repairs_a_failed_sync() -> None:
+    """Synced data lies on top of what was forgotten, which is seen only beside it; a cut takes away what is beyond."""
+    again = log_of(write(0, b"abcd"), FAILED, write(1, b"YZ"), sync(), base={"f": b"...."})
+    assert contents(again, FORGETFUL) >= {b".YZ.", b"aYZd"}
+    assert all(data[1:3] == b"YZ" for data in contents(again, FORGETFUL))
+    whole = log_of(write(0, b"ab"), FAILED, write(0, b"YZ"), sync(), base={"f": b"...."})
+    assert contents(whole, FORGETFUL) == {b"YZ.."}
+    cut = log_of(write(0, b"abcd"), FAILED, truncate(1), sync(), base={"f": b"...."})
+    assert contents(cut, FORGETFUL) == {b".", b"a"}
+    before = log_of(write(0, b"ab"), truncate(1), write(2, b"c"), FAILED, sync(), base={"f": b"...."})
+    assert contents(before, FORGETFUL) == {b".", b"a", b".\0c", b"a\0c"}
+
+
 def test_a_sync_of_another_file_is_no_help() -> None:
     """A file is durable by its own sync only."""
     log = log_of(write(0, b"x", 1), write(0, b"y", 2), sync(2), base={"f": b".", "g": b"."})

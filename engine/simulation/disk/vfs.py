@@ -11,7 +11,8 @@ The fault model
 - Cutting or extending a file behaves as a write does.
 - Creating and deleting a name is lost or kept for each name on its own until the name's file is synced, or the
   directory is: with xDelete(sync_directory), and with the first sync of a new journal or WAL (SQLite's VFS does that).
-- A sync that failed promises nothing: a later one that succeeds covers the same writes.
+- A sync that failed promises nothing: a later one that succeeds covers the same writes, or does not where the model is
+  `forgetful`.
 - A dying process loses nothing that it wrote. What still runs of it reads on, but each of its writes, opens and deletes
   fails and none of them changes anything.
 - A full disk refuses bytes beyond a file's end once the budget is used up; overwriting goes on.
