@@ -102,6 +102,7 @@ class Host:
         self._stack.enter_context(_collected(self.logged))
         self.disk = _shared.get()
         self.disk.heal()
+        self.disk.operations.clear()
         self.disk.restore(Image({}))
         self._stack.enter_context(self.disk.default())
         self._stack.enter_context(wrapped(session_calls()))
