@@ -157,11 +157,10 @@ class OpensCheck:
         return None if found == "works" else "corrupt"
 
 
-@pytest.mark.parametrize(
-    "model",
-    [PowerModel(garbage=False), PowerModel(settled=frozenset({"owner"}))],
-    ids=["torn", "garbage but in the side file"],
-)
+NO_GARBAGE_IN_THE_SIDE_FILE = PowerModel(settled=frozenset({"owner"}))
+
+
+@pytest.mark.parametrize("model", [PowerModel(garbage=False), NO_GARBAGE_IN_THE_SIDE_FILE], ids=["torn", "garbage"])
 def test_a_crash_while_a_log_is_made_leaves_one_that_opens(model: PowerModel) -> None:
     """At every operation of a log's first open, what a power failure leaves is opened and used by the next engine."""
 
@@ -180,7 +179,7 @@ def test_a_crash_while_a_log_is_made_leaves_one_that_opens(model: PowerModel) ->
 @pytest.mark.parametrize(("kind", "nth"), [("wal", 1), ("wal", 4), ("main", 2)])
 @pytest.mark.parametrize("forgetful", [False, True], ids=["covered by the next", "never made good"])
 def test_one_failed_sync_costs_nothing_that_was_acknowledged(kind: str, nth: int, forgetful: bool) -> None:
-    """With durability="full", after EIO in a commit's or a checkpoint's sync, crashes at every later operation lose nothing."""
+    """With durability="full", after EIO in a commit's or a checkpoint's sync, no later crash loses anything."""
 
     async def main(disk: Disk) -> tuple[OperationLog, int]:
         refused = 0
@@ -200,7 +199,8 @@ def test_one_failed_sync_costs_nothing_that_was_acknowledged(kind: str, nth: int
 
     with Disk() as disk, disk.default():
         log, refused = trio.run(main, disk)
-        assert ("failed sync" in {record[0] for record in log.records}) and refused <= 1
+        assert "failed sync" in {record[0] for record in log.records}
+        assert refused <= 1
         check = LogCheck("log.db", log.marks())
         report = crash_campaign(log, check, disk=disk, images_per_point=4, model=PowerModel(forgetful=forgetful))
     assert report.distinct > 300
