@@ -1,0 +1,374 @@
+"""The controller of one run: who is ready, who runs next, what is held, when time moves, when nothing can go on.
+
+Owns: the actors of a run, the ready list, holds and disturbances, the log of steps. Must not know: how a task is parked or
+resumed (the drivers), which strategy decides (the policy), what the tasks do.
+Invariants: exactly one actor runs at a time; a task of trio's own is never a decision; the log of steps depends on nothing
+but the policy's choices and the program; a hold that cannot be met is released and remembered, never waited for.
+
+A step is a macro-step: it goes on over bare checkpoints to the next announced operation (send, receive, lock, timer,
+database step, `point`) or to where the task blocks. With `mode="await"` a bare checkpoint ends a step too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import outcome
+import trio
+import trio.testing
+
+from engine.simulation.actors import BARE, START, WAKE, Actor, has_timer, seconds_to_deadline, short_name, where_it_waits
+from engine.simulation.choices import Address, Disturbance, Op, Step, clean_label
+from engine.simulation.errors import DeadlockError, LivelockError, RunAbandonedError, SimulationError
+from engine.simulation.plan import Plan
+from engine.simulation.policy import DefaultOrder, Policy
+from engine.simulation.schedule import Mode, Schedule
+
+STEPS_MAX: Final = 20_000
+"""Steps of a run before it counts as a livelock."""
+BARE_MAX: Final = 100
+"""Bare checkpoints that one macro-step goes on over before others get their turn: a polling loop must not starve them."""
+HOLD_JUMPS_MAX: Final = 24
+"""Clock jumps that a hold waits through, with nobody else able to run, before it is released as unmet."""
+STUCK_AFTER_S: Final = 60.0
+STUCK_JUMPS: Final = 40
+"""Virtual seconds, and jumps, in which only housekeeping timers fired: then the actors are deadlocked."""
+
+ENGINE_HOST: Final = "engine.runtime.core.host"
+"""The task that starts the engine's own actors."""
+EVICTIONS_MAX: Final = 50
+"""Rounds of throwing everybody out of what they wait for, after cancellation did not end a run."""
+
+
+class Controller:
+    """One run under control."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        schedule: Schedule,
+        *,
+        mode: Mode = "macro",
+        clock: trio.testing.MockClock,
+        steps_max: int = STEPS_MAX,
+    ) -> None:
+        self.policy = policy
+        self.mode: Mode = schedule.mode or mode
+        self.clock = clock
+        self.steps: list[Step] = []
+        self.woken: dict[int, list[str]] = {}
+        """Who was woken or started during a step, by the step's index."""
+        self.actors: dict[Any, Actor] = {}
+        self.names: dict[str, Actor] = {}
+        self.ready: list[Actor] = []
+        self.failure: SimulationError | None = None
+        self.plan = Plan(schedule)
+        self.root: trio.CancelScope | None = None
+        self.abandoned = False
+        """Nothing but force can end it any more; a driver that sees it raises."""
+        self.live = 0
+        """Actors that have not ended."""
+        self.can: dict[str, Callable[[Actor, str], bool]] = {"timeout": self._jump_for, "cancel": _cancel}
+        """How each kind of disturbance is carried out; whether there was anything to disturb."""
+        self.after_step: list[Callable[[], None]] = []
+        self.notes: list[str] = []
+        self.housekeepers: set[str] = set()
+        """Names under which the engine starts its own actors."""
+        self.replies: list[Any] = []
+        """Every reply channel of the run."""
+        self.on_receipt: Callable[[Any], None] | None = None
+        """Hears of every receipt, right before it is delivered."""
+        self.objects: dict[int, tuple[Any, str]] = {}
+        self.jumps = 0
+        self._arrived: list[Actor] = []
+        self._held: list[Actor] = []
+        self._last: Actor | None = None
+        self._bare = 0
+        self._idle_jumps = 0
+        self._progress_at = 0.0
+        self._evictions = 0
+        self._steps_max = steps_max
+
+    # --- told by the drivers and the patched primitives -----------------------------------------
+
+    def spawned(self, task: Any) -> None:
+        """A task of the program was created."""
+        nursery = task.parent_nursery
+        parent = self.actors.get(nursery.parent_task) if nursery is not None else None
+        housekeeping = parent is not None and (parent.housekeeping or task.name.startswith(ENGINE_HOST))
+        if parent is None:
+            name, above = "main", ""
+        else:
+            plain, above = clean_label(short_name(task.name)), parent.name
+            name = plain if parent.index == 0 or "." not in task.name else f"{above}/{plain}"
+            housekeeping = housekeeping or name in self.housekeepers
+        number, unique = 1, name
+        while unique in self.names:
+            number += 1
+            unique = f"{name}~{number}"
+        self.live += 1
+        self.actors[task] = self.names[unique] = Actor(len(self.actors), unique, task, above, housekeeping=housekeeping)
+
+    def current(self) -> Actor | None:
+        """The actor whose step runs now."""
+        return self._last
+
+    def announce(self, op: Op) -> None:
+        """The running task is about to do this, and yields now."""
+        last = self._last
+        if last is not None:
+            last.announced = op
+
+    def name_object(self, thing: Any, kind: str) -> str:
+        """A stable name for an object of this run: its kind and its number by first use."""
+        found = self.objects.get(id(thing))
+        if found is None:
+            found = self.objects[id(thing)] = (thing, f"{kind}{len(self.objects) + 1}")
+        return found[1]
+
+    def arrived(self, actor: Actor) -> None:
+        """A task became runnable."""
+        self._arrived.append(actor)
+
+    # --- choosing -----------------------------------------------------------------------------------
+
+    def choose(self) -> Actor | None:
+        """Who runs next, or None when nobody can: then `idle` says whether time can move."""
+        last = self._last
+        arrived = self._arrived
+        if last is not None and arrived and last.announced is None and last in arrived and self._goes_on():
+            if len(arrived) > 1:
+                arrived.remove(last)
+                self._take_in(None)
+            arrived.clear()
+            return last
+        self._end_step(last)
+        if arrived:
+            self._take_in(last)
+        if self._held:
+            self._release()
+        if len(self.steps) >= self._steps_max:
+            self._too_long()
+        ready = self.ready
+        if not ready:
+            self._last = None
+            return None
+        chosen = ready[0] if len(ready) == 1 else self.policy.choose(ready, last)
+        self._disturb(chosen)
+        ready.remove(chosen)
+        self._begin_step(chosen, len(ready) + 1)
+        return chosen
+
+    def _take_in(self, last: Actor | None) -> None:
+        arrived = self._arrived
+        if len(arrived) > 1:
+            arrived.sort(key=_by_index)
+        if self.steps:
+            woken = self.woken.setdefault(len(self.steps) - 1, [])
+            woken += [actor.name for actor in arrived if actor is not last]
+        for actor in arrived:
+            self._make_ready(actor, own=actor is last)
+        arrived.clear()
+
+    def _goes_on(self) -> bool:
+        if self.mode == "await":
+            return False
+        self._bare += 1
+        return self._bare <= BARE_MAX
+
+    def _make_ready(self, actor: Actor, *, own: bool) -> None:
+        op = actor.announced
+        if op is not None:
+            actor.announced = None
+        elif own:
+            op = BARE
+        elif actor.steps == 0:
+            op = START
+        elif actor.waiting:
+            op = Op(f"{actor.waiting} done", silent=True)
+            actor.waiting = ""
+        else:
+            op = WAKE
+        actor.op = op
+        actor.nth = actor.counts.get(op.label, 0) + 1
+        place = (actor.name, op.label, actor.nth)
+        if self.plan.holds(place):
+            self._held.append(actor)
+        else:
+            self.ready.append(actor)
+
+    def _begin_step(self, actor: Actor, ready: int) -> None:
+        op = actor.op
+        actor.counts[op.label] = actor.nth
+        actor.steps += 1
+        self._last = actor
+        self._bare = 0
+        if not actor.housekeeping:
+            self._progress_at = self.clock.current_time()
+            self._idle_jumps = 0
+        self.steps.append(Step(actor.name, op.label, actor.nth, op, ready))
+
+    def _end_step(self, last: Actor | None) -> None:
+        if last is None or not self.steps:
+            return
+        self.plan.done.add((last.name, last.op.label, last.nth))
+        for check in self.after_step:
+            check()
+
+    def _release(self) -> None:
+        for actor in list(self._held):
+            place = (actor.name, actor.op.label, actor.nth)
+            if not self.plan.holds(place):
+                self._held.remove(actor)
+                self.ready.append(actor)
+
+    def _disturb(self, actor: Actor) -> None:
+        plan = self.plan
+        due = plan.due((actor.name, actor.op.label, actor.nth))
+        for item in due:
+            if self._carry_out(item, actor):
+                plan.carried_out.append(item)
+            else:
+                plan.unmet.append(f"{item}: there was nothing to disturb")
+        if not due:
+            found = self.policy.disturb(actor)
+            if found is not None and self._carry_out(found, actor):
+                plan.carried_out.append(found)
+
+    def _carry_out(self, item: Disturbance, actor: Actor) -> bool:
+        carry_out = self.can.get(item.kind)
+        return carry_out is not None and carry_out(actor, item.value)
+
+    def cut(self, batch: int, waiting: int) -> int:
+        """After how many commands the writer's nth batch ends; 0 for no cut but its own."""
+        planned = self.plan.take("cut", ("writer", "batch", batch))
+        if planned is not None:
+            return int(planned.value)
+        size = self.policy.cut(waiting) if waiting > 1 else 0
+        if size:
+            self.plan.carried_out.append(Disturbance("cut", Address("writer", "batch", batch), str(size)))
+        return size
+
+    def fault(self, label: str, number: int, ways: Sequence[str]) -> str | None:
+        """How the nth operation of the disk with this label fails, or None."""
+        planned = self.plan.take("fault", ("disk", label, number))
+        if planned is not None:
+            return planned.value
+        how = self.policy.fault(ways)
+        if how is not None:
+            self.plan.carried_out.append(Disturbance("fault", Address("disk", label, number), how))
+        return how
+
+    # --- when nobody can run -------------------------------------------------------------------------
+
+    def idle(self) -> bool:
+        """Nobody is ready: move the clock, or release a hold, or say that it is a deadlock. Whether to go on."""
+        deadline = seconds_to_deadline()
+        if self._held and (deadline is None or self._idle_jumps >= HOLD_JUMPS_MAX):
+            actor = self._held.pop(0)
+            self.plan.let_go((actor.name, actor.op.label, actor.nth))
+            self.ready.append(actor)
+            self._idle_jumps = 0
+            return True
+        if deadline is None:
+            self._stuck()
+            return False
+        self._idle_jumps += 1
+        if (
+            self._idle_jumps > STUCK_JUMPS
+            and self.clock.current_time() - self._progress_at > STUCK_AFTER_S
+            and not self._actors_have_timers()
+        ):
+            self._stuck()
+            return False
+        self.jump(deadline)
+        return True
+
+    def jump(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        self.jumps += 1
+        self.clock.jump(seconds)
+
+    def _jump_for(self, actor: Actor, value: str) -> bool:
+        deadline = seconds_to_deadline()
+        if deadline is None:
+            return False
+        self.jump(deadline)
+        return True
+
+    def _actors_have_timers(self) -> bool:
+        return any(
+            not actor.housekeeping and has_timer(actor.task) for actor in self.names.values() if actor.task is not None
+        )
+
+    def exited(self, task: Any) -> None:
+        """A task of the program ended."""
+        actor = self.actors.get(task)
+        if actor is not None:
+            actor.task = None
+            self.live -= 1
+
+    def _stuck(self) -> None:
+        if self.failure is None:
+            waiting = [
+                f"{actor.name} ({actor.waiting or where_it_waits(actor.task)})"
+                for actor in self.names.values()
+                if actor.task is not None and not actor.housekeeping and actor.index
+            ]
+            main = self.actors[next(iter(self.actors))]
+            self.failure = DeadlockError(tuple(waiting or [f"main ({main.waiting or where_it_waits(main.task)})"]))
+            self._cancel_all()
+        elif self._evictions < EVICTIONS_MAX:
+            self._evict()
+        else:
+            self.abandoned = True
+
+    def _evict(self) -> None:
+        """Cancellation did not end it, something shields itself: throw everybody out of what they wait for."""
+        self._evictions += 1
+        for actor in list(self.names.values()):
+            if actor.task is not None and actor.parked is None:
+                try:
+                    trio.lowlevel.reschedule(actor.task, outcome.Error(RunAbandonedError()))
+                except AssertionError:  # it was runnable already
+                    continue
+
+    def fail(self, problem: SimulationError) -> None:
+        """End the run with this failure, unless it has one."""
+        if self.failure is None:
+            self.failure = problem
+            self._cancel_all()
+
+    def _too_long(self) -> None:
+        if self.failure is None:
+            self.failure = LivelockError(len(self.steps))
+            self._steps_max *= 2
+            self.policy = DefaultOrder()
+            self._cancel_all()
+        else:
+            self.abandoned = True
+
+    def _cancel_all(self) -> None:
+        assert self.root is not None
+        self.root.cancel()
+
+    # --- what a run was -------------------------------------------------------------------------------
+
+    def digest(self) -> str:
+        """A hash of every decision, every note and the time that passed."""
+        text = "\n".join([f"{step.actor}#{step.label}[{step.nth}]" for step in self.steps])
+        tail = f"\n{self.notes}\n{self.clock.current_time():.9f}\n{[str(item) for item in self.plan.carried_out]}"
+        return hashlib.blake2b((text + tail).encode(), digest_size=16).hexdigest()
+
+
+def _cancel(actor: Actor, value: str) -> bool:
+    if actor.scope is None or actor.scope.cancel_called:
+        return False
+    actor.scope.cancel()
+    return True
+
+
+def _by_index(actor: Actor) -> int:
+    return actor.index
