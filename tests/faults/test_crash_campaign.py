@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from contextlib import suppress
+from random import Random
 
 import apsw
 import pytest
@@ -31,6 +34,7 @@ from engine.simulation.disk import (
     PowerModel,
     Verdict,
     crash_campaign,
+    power_image,
 )
 from tests.support.logs import examine
 
@@ -141,6 +145,43 @@ def test_normal_durability_loses_only_the_newest_commits() -> None:
         killed = crash_campaign(log, LogCheck("log.db", log.marks()), disk=disk, images_per_point=1)
         assert killed.distinct > 200
         assert not killed.wrong, killed
+
+
+async def until_it_dies(disk: Disk, dies_at: int) -> OperationLog:
+    """Record a run whose process dies at one operation. What goes on running of it gets errors, and comes to its end."""
+    seen = 0
+    log: OperationLog | None = None
+
+    def decide(operation: str, kind: str, number: int) -> str | None:
+        nonlocal seen
+        seen += 1
+        return "crash" if seen == dies_at else None
+
+    with suppress(EngineError):
+        async with open_engine(disk.path(), ports=ports(disk), sync="commit", limits=SMALL_WAL) as engine:
+            log = disk.record()
+            disk.decide = decide
+            await converse(engine, "a", disk.mark)
+    disk.decide = None
+    assert log is not None
+    assert [how for _, _, how in disk.struck] == ["crash"]
+    return log
+
+
+@pytest.mark.parametrize("dies_at", range(1, 500, 23))
+def test_a_run_that_dies_in_the_middle_keeps_what_it_acknowledged(dies_at: int) -> None:
+    """A process dies at a decided operation, its remains run on, then the power goes: nothing acknowledged is lost."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with Disk() as disk, disk.default():
+            log = trio.run(until_it_dies, disk, dies_at)
+            check = LogCheck("log.db", log.marks())
+            for seed in range(20):
+                disk.restore(power_image(log, Random(seed)))
+                assert check.judge(check.examine(disk), log.marks()) is None
+            trio.run(go_on, disk)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 class OpensCheck:
