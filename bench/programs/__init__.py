@@ -1,7 +1,7 @@
 """Small concurrent programs with one known bug each: what the simulator's strategies are compared on.
 
-Most are the "CS" set of SCTBench (https://github.com/mc-imperial/sctbench; Thomson, Donaldson, Betts, "Concurrency Testing Using
-Schedule Bounding", PPoPP 2014), written anew as plain trio tasks. Owns: the list. Must not know: strategies.
+Most are the "CS" set of SCTBench (https://github.com/mc-imperial/sctbench; Thomson, Donaldson, Betts: "Concurrency Testing
+Using Schedule Bounding", PPoPP 2014), written anew as plain trio tasks. Owns: the list. Must not know: strategies.
 
 Invariants: a decision point stands before each taking of a lock, each wait and each access to a shared variable; a thread's
 start is one too, a lock's release is not. A `trio.Lock` goes to who waited longest, where a mutex may be snatched: the
@@ -62,7 +62,9 @@ SCTBENCH = (
         body=circular_buffer,
         bug="the receiver has a round without an element, and expects the next number",
     ),
-    Program(name="deadlock01", actors=2, kind="deadlock", body=deadlock01, bug="each holds one lock and waits for the other"),
+    Program(
+        name="deadlock01", actors=2, kind="deadlock", body=deadlock01, bug="each holds one lock and waits for the other"
+    ),
     *(
         Program(name=f"din_phil{n}", actors=n, kind="deadlock", body=partial(din_phil, n), bug=_PHILOSOPHERS)
         for n in range(2, 8)

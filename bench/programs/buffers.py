@@ -1,7 +1,8 @@
 """Programs about a buffer between actors: what is read too early, twice, or never, and who is woken.
 
-Owns: the programs named arithmetic_prog, circular_buffer, queue, stack, sync01 and sync02 in SCTBench, and the bounded buffer
-with one condition that Tom Cargill posed as a challenge, written anew as trio tasks. Must not know: the simulator's strategies.
+Owns: the programs named arithmetic_prog, circular_buffer, queue, stack, sync01 and sync02 in SCTBench, and the bounded
+buffer with one condition that Tom Cargill posed as a challenge, written anew as trio tasks. Must not know: the simulator's
+strategies.
 Invariants: tasks start in the original's order; all state is made inside of the program; a buffer's content changes only
 under its lock, so it needs no decision point of its own.
 """

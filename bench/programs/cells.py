@@ -6,7 +6,10 @@ Invariants: one access is one decision point; what follows the point up to the n
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Generic, TypeVar
+
+import trio
 
 from engine.simulation import point
 
@@ -42,3 +45,8 @@ async def add_at_once(cell: Cell[int], amount: int) -> int:
     await point(f"add {cell.name}", reads=(cell.name,), writes=(cell.name,))
     cell.value += amount
     return cell.value
+
+
+def guard(lock: trio.Lock, held: bool) -> AbstractAsyncContextManager[None]:
+    """The lock, or nothing: what a program leaves out when it is to have its bug."""
+    return lock if held else nullcontext()

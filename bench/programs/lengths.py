@@ -1,8 +1,8 @@
 """Programs in which one actor must be much faster than another: hard for a walk that gives each step the same chance.
 
-Owns: figures 1(a), 1(b) and 5 of "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs" (ASPLOS 2010) and the
-uneven workload of "Selectively Uniform Concurrency Testing" (ASPLOS 2025), written anew as trio tasks. Must not know: the
-simulator's strategies.
+Owns: figures 1(a), 1(b) and 5 of "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs" (ASPLOS 2010) and
+the uneven workload of "Selectively Uniform Concurrency Testing" (ASPLOS 2025), written anew as trio tasks. Must not know:
+the simulator's strategies.
 Invariants: all state is made inside of the program.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import trio
 
-from bench.programs.cells import Cell
+from bench.programs.cells import Cell, guard
 from engine.simulation import point
 
 
@@ -53,12 +53,9 @@ async def pct_figure_1b(noise: int, right: bool) -> None:
 
     async def use() -> None:
         await _steps(4)
-        if right:
-            await lock.acquire()
-        if await thing.get() is not None:
-            assert await thing.get() is not None, "taken away in between"
-        if right:
-            lock.release()
+        async with guard(lock, right):
+            if await thing.get() is not None:
+                assert await thing.get() is not None, "taken away in between"
         await _steps(4)
 
     async with trio.open_nursery() as nursery:

@@ -7,11 +7,9 @@ Invariants: tasks start in the original's order; all state is made inside of the
 
 from __future__ import annotations
 
-from functools import partial
-
 import trio
 
-from bench.programs.cells import Cell, add, add_at_once
+from bench.programs.cells import Cell, add, add_at_once, guard
 
 
 async def account(right: bool) -> None:
@@ -114,20 +112,14 @@ async def reorder(setters: int, right: bool) -> None:
     a, b, lock = Cell("a", 0), Cell("b", 0), trio.Lock()
 
     async def set_both() -> None:
-        if right:
-            await lock.acquire()
-        await a.set(1)
-        await b.set(-1)
-        if right:
-            lock.release()
+        async with guard(lock, right):
+            await a.set(1)
+            await b.set(-1)
 
     async def check() -> None:
-        if right:
-            await lock.acquire()
-        unset = await a.get() == 0 and await b.get() == 0
-        assert unset or (await a.get() == 1 and await b.get() == -1), "half of a pair"
-        if right:
-            lock.release()
+        async with guard(lock, right):
+            unset = await a.get() == 0 and await b.get() == 0
+            assert unset or (await a.get() == 1 and await b.get() == -1), "half of a pair"
 
     async with trio.open_nursery() as nursery:
         for n in range(setters):
@@ -165,23 +157,21 @@ async def twostage(writers: int, right: bool) -> None:
     first_lock, second_lock, both = trio.Lock(), trio.Lock(), trio.Lock()
 
     async def write() -> None:
-        async with first_lock:
-            await first.set(1)
-        async with second_lock:
-            await second.set(await first.get() + 1)
+        async with guard(both, right):
+            async with first_lock:
+                await first.set(1)
+            async with second_lock:
+                await second.set(await first.get() + 1)
 
     async def read() -> None:
-        async with first_lock:
-            seen = await first.get()
-        if seen:
-            async with second_lock:
-                assert await second.get() == seen + 1, "one stage behind"
-
-    async def together(step: partial[None]) -> None:
-        async with both:
-            await step()
+        async with guard(both, right):
+            async with first_lock:
+                seen = await first.get()
+            if seen:
+                async with second_lock:
+                    assert await second.get() == seen + 1, "one stage behind"
 
     async with trio.open_nursery() as nursery:
         for n in range(writers):
-            nursery.start_soon(*((together, write) if right else (write,)), name=f"write{n}")
-        nursery.start_soon(*((together, read) if right else (read,)), name="read")
+            nursery.start_soon(write, name=f"write{n}")
+        nursery.start_soon(read, name="read")

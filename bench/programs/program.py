@@ -1,7 +1,7 @@
 """What is known of one program: its bug, and how to run it with and without.
 
 Owns: the record. Must not know: the simulator, or any program.
-Invariants: `broken` and `fixed` take no arguments and build all their state anew, so every schedule starts from the same one.
+Invariants: `broken` and `fixed` take no arguments and build all their state anew: every schedule starts from the same.
 """
 
 from __future__ import annotations
