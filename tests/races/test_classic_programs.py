@@ -32,7 +32,7 @@ def test_names_are_unique_and_there_are_24_programs_at_least() -> None:
 
 @every_program
 def test_auto_finds_the_bug_and_its_schedule_finds_it_again(name: str) -> None:
-    """Within 300 schedules the bug shows, as the error that the program is known for; its schedule alone repeats each step."""
+    """Within 300 schedules the bug shows, as the error the program is known for; its schedule alone repeats each step."""
     program = BY_NAME[name]
     campaign = simulation.explore(program.broken, schedules=FOUND_WITHIN, strategy="auto", seed=1)
     failure = campaign.failure
