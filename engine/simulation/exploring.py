@@ -15,14 +15,12 @@ from typing import Any, Final
 
 import attrs
 
-from engine.simulation.actors import Actor
-from engine.simulation.choices import Address, Disturbance
-from engine.simulation.controller import DefaultOrder, Policy
 from engine.simulation.directed import candidates
 from engine.simulation.errors import InvariantError, ScheduleSyntaxError, SimulationSetupError
+from engine.simulation.policy import DefaultOrder, Policy
 from engine.simulation.running import Driver, Run, Scenario, run, session
 from engine.simulation.schedule import Mode, Schedule, Seeded, parse
-from engine.simulation.strategies import PORTFOLIO, STRATEGIES, Profile, RandomWalk
+from engine.simulation.strategies import PORTFOLIO, STRATEGIES, Disturber, Profile, RandomWalk
 
 DIRECTED_FIRST: Final = 16
 """Directed schedules that `auto` tries before it takes turns with the portfolio."""
@@ -233,30 +231,20 @@ class Planner:
         rng = random.Random(f"{self._seed} {strategy} {number}")
         policy = STRATEGIES[strategy](rng, self._profile)
         if self._kinds:
-            policy.disturber = _Disturber(rng, self._kinds, len(self._profile.steps)).disturb
+            policy.disturber = Disturber(rng, self._kinds, self._profile)
         return policy
 
     def _run(self, schedule: Schedule, policy: Policy | None, number: int) -> Run:
         return run(
-            self._scenario, schedule, mode=self._mode, seed=self._seed, policy=policy, driver=self._driver, **self._options
+            self._scenario,
+            schedule,
+            mode=self._mode,
+            seed=self._seed,
+            policy=policy,
+            driver=self._driver,
+            faults=self._kinds,
+            **self._options,
         )
-
-
-class _Disturber:
-    """Disturbs about one operation a run."""
-
-    def __init__(self, rng: random.Random, kinds: tuple[str, ...], steps: int) -> None:
-        self._rng = rng
-        self._kinds = kinds
-        self._chance = 1.0 / max(1, steps)
-
-    def disturb(self, actor: Actor) -> Disturbance | None:
-        """What to do to the operation that this actor is about to do."""
-        rng = self._rng
-        if rng.random() >= self._chance:
-            return None
-        kind = self._kinds[int(rng.random() * len(self._kinds))]
-        return Disturbance(kind, Address(actor.name, actor.op.label, actor.nth))
 
 
 def replay(scenario: Scenario, schedule: str, *, mode: Mode = "macro", faults: Iterable[str] = (), **options: Any) -> Run:
@@ -267,7 +255,7 @@ def replay(scenario: Scenario, schedule: str, *, mode: Mode = "macro", faults: I
     """
     plan = parse(schedule)
     if plan.seeded is None:
-        return run(scenario, plan, mode=mode, **options)
+        return run(scenario, plan, mode=mode, faults=faults, **options)
     seeded = plan.seeded
     if seeded.strategy not in STRATEGIES and seeded.strategy not in ("auto", "directed", "default"):
         raise ScheduleSyntaxError(schedule, f"unknown strategy {seeded.strategy!r}")
