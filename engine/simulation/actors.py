@@ -1,0 +1,79 @@
+"""An actor: a task under control, and what can be learned of one from outside.
+
+Owns: `Actor`, its names and operations, where it waits. Must not know: who decides.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import attrs
+import trio
+
+from engine.simulation.choices import Op
+
+START: Final = Op("start", silent=True)
+WAKE: Final = Op("wake", silent=True)
+BARE: Final = Op("checkpoint")
+
+
+@attrs.define(eq=False, slots=True)
+class Actor:
+    """A task under control."""
+
+    index: int
+    name: str
+    task: Any
+    parent: str
+    housekeeping: bool = False
+    """It belongs to the engine: its timers alone are no sign of life."""
+    op: Op = START
+    nth: int = 1
+    counts: dict[str, int] = attrs.field(factory=dict)
+    announced: Op | None = None
+    waiting: str = ""
+    """What it blocks on, for the label of its wake-up and for deadlock reports."""
+    scope: Any = None
+    """The cancel scope that a `cancel` disturbance cancels."""
+    children: dict[str, int] = attrs.field(factory=dict)
+    steps: int = 0
+    parked: Any = None
+    """The gate driver's: the task as it waits to be resumed."""
+
+
+def short_name(name: str) -> str:
+    """A task's name without the module and class of its function."""
+    return name.rpartition(".")[2] if "." in name and "/" not in name and " " not in name else name
+
+
+def seconds_to_deadline() -> float | None:
+    """Virtual seconds until the next deadline of anybody, or None when there is none."""
+    seconds = trio.lowlevel.current_statistics().seconds_to_next_deadline
+    return max(0.0, seconds) if seconds < 1e12 else None
+
+
+def has_timer(task: Any) -> bool:
+    """Whether a deadline could wake the task."""
+    status = getattr(task, "_cancel_status", None)
+    while status is not None:
+        scope = getattr(status, "_scope", None)
+        if scope is not None and scope.deadline < 1e12:
+            return True
+        status = getattr(status, "_parent", None)
+    return False
+
+
+def where_it_waits(task: Any) -> str:
+    """The innermost line of the program's own code in which a task waits."""
+    found = "nowhere"
+    if task is None:
+        return found
+    coroutine = task.coro
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is not None:
+            file = frame.f_code.co_filename.replace("\\", "/")
+            if "/trio/" not in file and "/engine/simulation/" not in file:
+                found = f"{file.rpartition('/')[2]}:{frame.f_lineno} in {frame.f_code.co_name}"
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+    return found

@@ -1,0 +1,61 @@
+"""The probe of a driver: can it let one task overtake another by many steps, in an order of our choosing?
+
+Must not know: how the driver works. A driver that fails it is not used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+import trio.testing
+
+from engine.simulation.actors import Actor
+from engine.simulation.choices import Disturbance
+from engine.simulation.controller import Controller
+from engine.simulation.schedule import Schedule
+
+STEPS = 3
+"""Steps of each task of the probe; trio's own order would let every task run once a pass."""
+
+
+class _Wanted:
+    """The policy of the probe: all of c, then all of a, then all of b."""
+
+    def begin(self, controller: Controller) -> None:
+        """Nothing to prepare."""
+
+    def choose(self, ready: list[Actor], last: Actor | None) -> Actor:
+        for name in ("main", "c", "a", "b"):
+            for actor in ready:
+                if actor.name == name:
+                    return actor
+        return ready[0]
+
+    def disturb(self, actor: Actor) -> Disturbance | None:
+        return None
+
+
+def overtakes(driver: Any) -> bool:
+    """Whether the driver runs three tasks in the order that was asked for."""
+    seen: list[str] = []
+
+    async def task(name: str) -> None:
+        for _ in range(STEPS):
+            await trio.lowlevel.checkpoint()
+            seen.append(name)
+
+    async def program() -> None:
+        with trio.CancelScope() as controller.root:
+            async with trio.open_nursery() as nursery:
+                for name in ("a", "b", "c"):
+                    nursery.start_soon(task, name, name=name)
+
+    clock = trio.testing.MockClock(rate=0.0, autojump_threshold=0)
+    controller = Controller(_Wanted(), Schedule(), mode="await", clock=clock, steps_max=200)
+    try:
+        with driver(controller) as (watch, wrap):
+            trio.run(wrap(program), clock=clock, instruments=[watch])
+    except Exception:  # whatever a changed trio does with the hook, the answer is no
+        return False
+    return seen == ["c"] * STEPS + ["a"] * STEPS + ["b"] * STEPS

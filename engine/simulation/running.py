@@ -1,0 +1,284 @@
+"""One run of a scenario under one schedule, from its first step to its verdict.
+
+Owns: the order of set-up, run and tear-down; what counts as a run's error; the signature by which two failures are the same.
+Must not know: how the next schedule is chosen.
+Invariants: everything that was replaced is put back; a run raises nothing of the scenario, it reports it.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import re
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final, Literal
+
+import attrs
+import trio
+import trio.testing
+
+from engine.simulation.actors import Actor
+from engine.simulation.choices import Disturbance, Step
+from engine.simulation.controller import STEPS_MAX, Controller, DefaultOrder, Policy
+from engine.simulation.driving import gated, hook_works, hooked
+from engine.simulation.errors import RunAbandonedError, ScheduleUnmetError, SimulationSetupError
+from engine.simulation.primitives import controlled_by, controller_now, wrapped
+from engine.simulation.schedule import Mode, Schedule, parse
+from engine.simulation.world import Simulation
+
+Scenario = Callable[..., Awaitable[object]]
+Driver = Literal["auto", "hook", "gate"]
+
+COLLECT_EVERY: Final = 64
+"""Runs between two garbage collections: a collection in a run would call finalizers at an uncontrolled moment."""
+
+
+@attrs.define(eq=False)
+class Run:
+    """What one run was."""
+
+    error: BaseException | None
+    """The failure: the first exception that left the scenario, or what the simulator found; None for a pass."""
+    steps: list[Step]
+    woken: dict[int, list[str]]
+    """Who was woken or started during a step, by the step's index: the order that no schedule can reverse."""
+    digest: str
+    disturbances: list[Disturbance]
+    unmet: list[str]
+    """What its schedule asked for and the run did not offer."""
+    seconds: float
+    """Virtual seconds."""
+    started: tuple[str, ...] = ()
+    items: dict[str, int] = attrs.field(factory=dict)
+    covered: Counter[str] = attrs.field(factory=Counter)
+    hoped: frozenset[str] = frozenset()
+    mode: Mode = "macro"
+    notes: tuple[str, ...] = ()
+    exact: bool = True
+    """For a trace: whether the replay took exactly the steps of the run that it was taken from."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed."""
+        return self.error is not None
+
+    @property
+    def trace(self) -> list[str]:
+        """Each step's address, in order."""
+        return [str(step) for step in self.steps]
+
+    @property
+    def signature(self) -> str:
+        """What makes two failures the same one: the kind of exception, and its text without numbers."""
+        return signature_of(self.error) if self.error is not None else ""
+
+    def schedule(self) -> Schedule:
+        """The run as a trace."""
+        return Schedule(
+            disturbances=tuple(self.disturbances),
+            segments=segments_of(self.steps),
+            mode=self.mode,
+            fingerprint=self.digest[:8],
+        )
+
+
+class Following:
+    """Replays a trace: each segment's actor runs while it can; where it cannot, the rest of the segment is dropped."""
+
+    def __init__(self, segments: tuple[tuple[str, int], ...]) -> None:
+        self._segments = segments
+        self._at = 0
+        self._left = segments[0][1] if segments else 0
+        self._default = DefaultOrder()
+
+    def begin(self, controller: Controller) -> None:
+        """Start with the first segment."""
+        self._names = controller.steps
+
+    def choose(self, ready: list[Actor], last: Actor | None) -> Actor:
+        self._catch_up()
+        while self._at < len(self._segments):
+            name = self._segments[self._at][0]
+            for actor in ready:
+                if actor.name == name:
+                    return actor
+            self._next()
+        return self._default.choose(ready, last)
+
+    def _catch_up(self) -> None:
+        # Steps with nobody else ready are taken without asking, so what was taken is read from the log.
+        steps = self._names
+        while self._done < len(steps):
+            name = steps[self._done].actor
+            self._done += 1
+            if self._at < len(self._segments) and self._segments[self._at][0] == name:
+                self._left -= 1
+                if self._left <= 0:
+                    self._next()
+
+    _done = 0
+    _names: list[Step] = []
+
+    def _next(self) -> None:
+        self._at += 1
+        self._left = self._segments[self._at][1] if self._at < len(self._segments) else 0
+
+    def disturb(self, actor: Actor) -> Disturbance | None:
+        return None
+
+
+def run(
+    scenario: Scenario,
+    schedule: str | Schedule = "",
+    *,
+    mode: Mode = "macro",
+    seed: int = 0,
+    policy: Policy | None = None,
+    driver: Driver = "auto",
+    strict: bool = False,
+    steps_max: int = STEPS_MAX,
+    dropped: frozenset[str] = frozenset(),
+    dropped_items: frozenset[tuple[str, int]] = frozenset(),
+) -> Run:
+    """Run a scenario once under a schedule, and report.
+
+    `scenario` is an async function of no arguments (plain trio code) or of one, the `Simulation`. `schedule` is a string in
+    constraint or trace form (the seed form needs `replay`) or a `Schedule`; empty: the default order. `policy` decides what
+    the schedule leaves open. `strict` makes an ordering that the run did not offer the run's error, where it has no other.
+    Nothing of the scenario is raised: see `Run.error`. Raises `ScheduleSyntaxError` and `SimulationSetupError`.
+    """
+    plan = parse(schedule) if isinstance(schedule, str) else schedule
+    if plan.seeded is not None and policy is None:
+        raise SimulationSetupError("a seed form names a strategy's run: use replay()")
+    if controller_now() is not None:
+        raise SimulationSetupError("a simulated run cannot be started inside of another one")
+    if policy is None:
+        policy = Following(plan.segments) if plan.segments is not None else DefaultOrder()
+    clock = trio.testing.MockClock(rate=0.0, autojump_threshold=0)
+    controller = Controller(policy, plan, mode=mode, clock=clock, steps_max=steps_max)
+    simulation = Simulation(controller, seed=seed, dropped=dropped, dropped_items=dropped_items)
+    policy.begin(controller)
+    error = _drive(scenario, simulation, controller, clock, driver)
+    unmet = controller.left_over()
+    if error is None and strict and unmet:
+        error = ScheduleUnmetError(tuple(unmet))
+    result = Run(
+        error=error,
+        steps=controller.steps,
+        woken=controller.woken,
+        digest=controller.digest(),
+        disturbances=controller.disturbances,
+        unmet=unmet,
+        seconds=clock.current_time(),
+        started=tuple(simulation.started),
+        items=simulation.items,
+        covered=simulation.covered,
+        hoped=frozenset(simulation.hoped),
+        mode=controller.mode,
+        notes=tuple(controller.notes),
+    )
+    result.exact = not plan.fingerprint or result.digest.startswith(plan.fingerprint)
+    return result
+
+
+def _drive(
+    scenario: Scenario, simulation: Simulation, controller: Controller, clock: trio.testing.MockClock, driver: Driver
+) -> BaseException | None:
+    chosen = hooked if driver == "hook" or (driver == "auto" and hook_works()) else gated
+    takes_simulation = bool(inspect.signature(scenario).parameters)
+
+    async def program() -> None:
+        with trio.CancelScope() as controller.root:
+            await (scenario(simulation) if takes_simulation else scenario())
+
+    error: BaseException | None = None
+    with session(), controlled_by(controller), chosen(controller) as (watch, wrap):
+        try:
+            trio.run(wrap(program), clock=clock, instruments=[watch])
+        except (trio.TrioInternalError, RunAbandonedError) as problem:
+            if not controller.abandoned:
+                raise
+            _collect_quietly()
+            error = controller.failure or problem
+        except BaseException as problem:
+            if isinstance(problem, KeyboardInterrupt | SystemExit):
+                raise
+            error = first_of(problem)
+        if watch.problem is not None:
+            raise watch.problem
+        error = controller.failure or error
+        if error is None:
+            try:
+                for check in simulation.checks:
+                    check()
+            except Exception as problem:
+                error = problem
+    return error
+
+
+_open: list[ExitStack] = []
+_runs = 0
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """What many runs share: wrapped primitives, and a garbage collector that only works between runs. Re-entrant."""
+    global _runs
+    if _open:
+        _runs += 1
+        if _runs % COLLECT_EVERY == 0:
+            gc.collect()
+        yield
+        return
+    with ExitStack() as stack:
+        stack.enter_context(wrapped())
+        collects = gc.isenabled()
+        gc.disable()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
+        if collects:
+            stack.callback(gc.enable)
+        _open.append(stack)
+        try:
+            yield
+        finally:
+            _open.pop()
+
+
+def _collect_quietly() -> None:
+    """Let go of the tasks of an abandoned run: their clean-up can only complain."""
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = before
+
+
+def first_of(problem: BaseException) -> BaseException:
+    """The first exception of a group that is not a cancellation."""
+    while isinstance(problem, BaseExceptionGroup):
+        problem = next(
+            (inner for inner in problem.exceptions if not isinstance(inner, trio.Cancelled)), problem.exceptions[0]
+        )
+    return problem
+
+
+def signature_of(error: BaseException) -> str:
+    """The kind of an exception and its first line, numbers and addresses left out."""
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {re.sub(r'0x[0-9a-f]+|[0-9]+', '*', text)[:200]}"
+
+
+def segments_of(steps: list[Step]) -> tuple[tuple[str, int], ...]:
+    """Who ran how many steps, in order."""
+    segments: list[tuple[str, int]] = []
+    for step in steps:
+        if segments and segments[-1][0] == step.actor:
+            segments[-1] = (step.actor, segments[-1][1] + 1)
+        else:
+            segments.append((step.actor, 1))
+    return tuple(segments)

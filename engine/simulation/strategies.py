@@ -1,0 +1,167 @@
+"""The strategies: policies that decide who runs next, each from a random stream of its own.
+
+Owns: random walk, uniform random walk, PCT, POS, lockstep. Must not know: how a run is carried out, what is explored next.
+Sources: PCT is Burckhardt et al., ASPLOS 2010; POS is Yuan et al., CAV 2018; the uniform random walk weighs by remaining
+operations (URW in Sen's and shuttle's sense). What they need to know of the program (operations of each actor, steps in
+all) comes from the profile: the run in the default order.
+Invariants: a policy's choices are a function of its random stream and of what was ready; it never looks at a clock.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import attrs
+
+from engine.simulation.actors import Actor
+from engine.simulation.choices import Disturbance, Step
+from engine.simulation.controller import Controller
+
+FAIR_AFTER: Final = 2_000
+"""Decisions after which a priority strategy becomes a random walk: a polling loop must not starve others."""
+
+
+@attrs.frozen
+class Profile:
+    """What the run in the default order showed."""
+
+    steps: tuple[Step, ...] = ()
+    woken: dict[int, list[str]] = attrs.field(factory=dict, eq=False)
+    operations: Counter[str] = attrs.field(factory=Counter, eq=False)
+    """Steps by actor."""
+    decisions: int = 1
+    """Steps at which more than one actor was ready."""
+
+    @classmethod
+    def of(cls, steps: Sequence[Step], woken: dict[int, list[str]]) -> Profile:
+        """The profile of a run."""
+        return cls(
+            tuple(steps),
+            woken,
+            Counter(step.actor for step in steps),
+            max(1, sum(step.ready > 1 for step in steps)),
+        )
+
+
+class RandomWalk:
+    """Anybody who is ready, with equal chances."""
+
+    def __init__(self, rng: random.Random, profile: Profile) -> None:
+        self.rng = rng
+        self.profile = profile
+        self.disturber: Callable[[Actor], Disturbance | None] | None = None
+
+    def begin(self, controller: Controller) -> None:
+        """Nothing to prepare."""
+
+    def choose(self, ready: list[Actor], last: Actor | None) -> Actor:
+        return ready[int(self.rng.random() * len(ready))]
+
+    def disturb(self, actor: Actor) -> Disturbance | None:
+        return self.disturber(actor) if self.disturber is not None else None
+
+
+class UniformRandomWalk(RandomWalk):
+    """Chances in proportion to the steps that an actor still has to do, so that every interleaving is about as likely."""
+
+    def choose(self, ready: list[Actor], last: Actor | None) -> Actor:
+        operations = self.profile.operations
+        weights = [max(1, operations[actor.name] - actor.steps) for actor in ready]
+        at = self.rng.random() * sum(weights)
+        for actor, weight in zip(ready, weights, strict=True):
+            at -= weight
+            if at < 0:
+                return actor
+        return ready[-1]
+
+
+class Pct(RandomWalk):
+    """Random priorities, and `depth - 1` places where the running actor falls below everybody else."""
+
+    def __init__(self, rng: random.Random, profile: Profile, depth: int) -> None:
+        super().__init__(rng, profile)
+        self._priorities: dict[str, float] = {}
+        self._changes = {int(rng.random() * profile.decisions) + 1 for _ in range(depth - 1)}
+        self._decisions = 0
+
+    def choose(self, ready: list[Actor], last: Actor | None) -> Actor:
+        self._decisions += 1
+        if self._decisions > FAIR_AFTER:
+            return super().choose(ready, last)
+        chosen = self._highest(ready)
+        if self._decisions in self._changes:
+            self._priorities[chosen.name] = -float(self._decisions)
+            chosen = self._highest(ready)
+        return chosen
+
+    def _highest(self, ready: list[Actor]) -> Actor:
+        priorities = self._priorities
+        best, top = ready[0], -1e9
+        for actor in ready:
+            found = priorities.get(actor.name)
+            if found is None:
+                found = priorities[actor.name] = self.rng.random()
+            if found > top:
+                best, top = actor, found
+        return best
+
+
+class Pos(RandomWalk):
+    """A random priority for each pending operation, drawn anew for those that raced with the one that ran."""
+
+    def __init__(self, rng: random.Random, profile: Profile) -> None:
+        super().__init__(rng, profile)
+        self._priorities: dict[tuple[str, int], float] = {}
+        self._decisions = 0
+
+    def choose(self, ready: list[Actor], last: Actor | None) -> Actor:
+        self._decisions += 1
+        if self._decisions > FAIR_AFTER:
+            return super().choose(ready, last)
+        best, top = ready[0], -1.0
+        priorities = self._priorities
+        for actor in ready:
+            place = (actor.name, actor.steps)
+            found = priorities.get(place)
+            if found is None:
+                found = priorities[place] = self.rng.random()
+            if found > top:
+                best, top = actor, found
+        for actor in ready:
+            if actor is not best and (actor.op.conflicts_with(best.op) or not (actor.op.writes or actor.op.reads)):
+                priorities.pop((actor.name, actor.steps), None)
+        return best
+
+
+class Lockstep(RandomWalk):
+    """Everybody who is ready runs once, in a random order, before anybody runs again: what trio itself does."""
+
+    def __init__(self, rng: random.Random, profile: Profile) -> None:
+        super().__init__(rng, profile)
+        self._batch: list[Actor] = []
+
+    def choose(self, ready: list[Actor], last: Actor | None) -> Actor:
+        while True:
+            while self._batch:
+                actor = self._batch.pop()
+                if actor in ready:
+                    return actor
+            self._batch = list(ready)
+            self.rng.shuffle(self._batch)
+
+
+STRATEGIES: Final[dict[str, Callable[[random.Random, Profile], RandomWalk]]] = {
+    "random": RandomWalk,
+    "urw": UniformRandomWalk,
+    "pct1": lambda rng, profile: Pct(rng, profile, 1),
+    "pct2": lambda rng, profile: Pct(rng, profile, 2),
+    "pct3": lambda rng, profile: Pct(rng, profile, 3),
+    "pos": Pos,
+    "lockstep": Lockstep,
+}
+
+PORTFOLIO: Final = ("pos", "urw", "pct2", "lockstep", "pct3", "random", "pct1")
+"""What `auto` takes in turn once the directed schedules are used up: none of them is best everywhere."""
