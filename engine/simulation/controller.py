@@ -59,7 +59,7 @@ class Controller:
         self.clock = clock
         self.steps: list[Step] = []
         self.woken: dict[int, list[str]] = {}
-        """Who was woken or started during a step, by the step's index."""
+        """Who was woken or started during a step, by the step's index; not those whom time woke."""
         self.actors: dict[Any, Actor] = {}
         self.names: dict[str, Actor] = {}
         self.ready: list[Actor] = []
@@ -81,6 +81,7 @@ class Controller:
         self.on_receipt: Callable[[Any], None] | None = None
         """Hears of every receipt, right before it is delivered."""
         self.objects: dict[int, tuple[Any, str]] = {}
+        self._named: dict[str, int] = {}
         self.jumps = 0
         self._arrived: list[Actor] = []
         self._held: list[Actor] = []
@@ -122,10 +123,15 @@ class Controller:
             last.announced = op
 
     def name_object(self, thing: Any, kind: str) -> str:
-        """A stable name for an object of this run: its kind and its number by first use."""
+        """A stable name for an object of this run: who used it first, its kind, and which of that actor's it is.
+
+        Not its number in the run: that would be another one in another order, and keys of two runs could not be compared.
+        """
         found = self.objects.get(id(thing))
         if found is None:
-            found = self.objects[id(thing)] = (thing, f"{kind}{len(self.objects) + 1}")
+            owner = f"{self._last.name if self._last is not None else 'main'}/{kind}"
+            number = self._named[owner] = self._named.get(owner, 0) + 1
+            found = self.objects[id(thing)] = (thing, f"{owner}{number}")
         return found[1]
 
     def arrived(self, actor: Actor) -> None:
@@ -165,7 +171,7 @@ class Controller:
         arrived = self._arrived
         if len(arrived) > 1:
             arrived.sort(key=_by_index)
-        if self.steps:
+        if self._last is not None:  # else time passed, and a timer woke them
             woken = self.woken.setdefault(len(self.steps) - 1, [])
             woken += [actor.name for actor in arrived if actor is not last]
         for actor in arrived:
