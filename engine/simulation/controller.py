@@ -31,7 +31,7 @@ STEPS_MAX: Final = 20_000
 BARE_MAX: Final = 100
 """Bare checkpoints that one macro-step goes on over before others get their turn: a polling loop must not starve them."""
 HOLD_JUMPS_MAX: Final = 24
-"""Clock jumps that a hold waits through, with nobody else able to run, before it is released as unmet."""
+"""Clock jumps that a hold waits through for others' timers, with nobody able to run, before it is released as unmet."""
 STUCK_AFTER_S: Final = 60.0
 STUCK_JUMPS: Final = 40
 """Virtual seconds, and jumps, in which only housekeeping timers fired: then the actors are deadlocked."""
@@ -266,7 +266,7 @@ class Controller:
     def idle(self) -> bool:
         """Nobody is ready: move the clock, or release a hold, or say that it is a deadlock. Whether to go on."""
         deadline = seconds_to_deadline()
-        if self._held and (deadline is None or self._idle_jumps >= HOLD_JUMPS_MAX):
+        if self._held and (deadline is None or self._idle_jumps >= HOLD_JUMPS_MAX or not self._actors_have_timers()):
             actor = self._held.pop(0)
             self.plan.let_go((actor.name, actor.op.label, actor.nth))
             self.ready.append(actor)

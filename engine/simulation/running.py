@@ -214,8 +214,7 @@ def _drive(
         error = controller.failure or error
         if error is None:
             try:
-                for check in simulation.checks:
-                    check()
+                simulation.check_all()
             except Exception as problem:
                 error = problem
     return error

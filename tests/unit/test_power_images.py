@@ -116,6 +116,31 @@ def test_a_failed_sync_promises_nothing_and_the_next_covers_it() -> None:
     assert contents(log_of(write(0, b"x"), failed, sync(), base={"f": b"."})) == {b"x"}
 
 
+FORGETFUL = PowerModel(torn=False, garbage=False, forgetful=True)
+FAILED: Record = ("failed sync", 1, 0, None)
+
+
+def test_a_forgetful_device_makes_no_failed_sync_good() -> None:
+    """What a failed sync was to cover may be lost for ever; what was written later is covered by the next sync."""
+    log = log_of(write(0, b"x"), FAILED, write(1, b"y"), sync(), base={"f": b"..."})
+    assert contents(log, FORGETFUL) == {b".y.", b"xy."}
+    assert contents(log) == {b"xy."}
+    assert Medium(log, FORGETFUL, at=len(log)).kept()["f"] == b"xy."
+
+
+def test_writing_the_same_place_again_repairs_a_failed_sync() -> None:
+    """Synced data lies on top of what was forgotten, which is seen only beside it; a cut takes away what is beyond."""
+    again = log_of(write(0, b"abcd"), FAILED, write(1, b"YZ"), sync(), base={"f": b"...."})
+    assert contents(again, FORGETFUL) >= {b".YZ.", b"aYZd"}
+    assert all(data[1:3] == b"YZ" for data in contents(again, FORGETFUL))
+    whole = log_of(write(0, b"ab"), FAILED, write(0, b"YZ"), sync(), base={"f": b"...."})
+    assert contents(whole, FORGETFUL) == {b"YZ.."}
+    cut = log_of(write(0, b"abcd"), FAILED, truncate(1), sync(), base={"f": b"...."})
+    assert contents(cut, FORGETFUL) == {b".", b"a"}
+    before = log_of(write(0, b"ab"), truncate(1), write(2, b"c"), FAILED, sync(), base={"f": b"...."})
+    assert contents(before, FORGETFUL) == {b".", b"a", b".\0c", b"a\0c"}
+
+
 def test_a_sync_of_another_file_is_no_help() -> None:
     """A file is durable by its own sync only."""
     log = log_of(write(0, b"x", 1), write(0, b"y", 2), sync(2), base={"f": b".", "g": b"."})
@@ -193,6 +218,8 @@ def test_a_name_keeps_its_order() -> None:
     log = log_of(delete("f", 1), create("f", 2), write(0, b"new", 2), base={"f": b"old"})
     assert every(log) == {(("f", b"old"),), (), (("f", b""),), (("f", b"new"),)}
     assert every(log_of(*log.records, sync(2), base={"f": b"old"})) == {(("f", b"new"),)}
+    twice = log_of(create("f", 2), delete("f", 2), create("f", 3), write(0, b"x", 3), sync(3))
+    assert every(twice) == {(("f", b"x"),)}
 
 
 def test_names_and_kinds_of_files_can_be_declared_durable() -> None:
@@ -266,6 +293,19 @@ def test_a_recorded_run_ends_in_what_is_on_the_disk(journal: str) -> None:
         seen.append(disk.snapshot())
         marks = [index for index, record in enumerate(log.records) if record[0] == "mark"]
         assert [process_image(log, at) for at in (*marks, len(log))] == seen
+
+
+def test_the_first_sync_of_a_new_journal_syncs_its_directory() -> None:
+    """As SQLite's own VFS does it: a journal's or WAL's first sync, never a database's, never the same file's second."""
+    with Disk() as disk:
+        log = disk.record()
+        connection = apsw.Connection("log.db", vfs=disk.name)
+        connection.execute("CREATE TABLE t(x)")
+        connection.close()
+        syncs = [(record[1], record[2]) for record in log.records if record[0] == "sync"]
+        (database,) = [record[1] for record in log.records if record[0] == "create" and record[3] == "log.db"]
+        (journal,) = [record[1] for record in log.records if record[0] == "create" and record[3] == "log.db-journal"]
+        assert syncs == [(journal, 1), (journal, 0), (database, 0)]
 
 
 class Everything:

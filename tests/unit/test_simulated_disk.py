@@ -95,6 +95,26 @@ def test_connections_share_a_database_and_its_locks(disk: Disk, journal: str) ->
         connection.close()
 
 
+def test_two_databases_of_one_disk_never_share_a_lock(disk: Disk) -> None:
+    """Closing one of a database's connections leaves its locks its own: another database does not get them."""
+    first, second = table(disk, "delete"), apsw.Connection("log.db", vfs=disk.name)
+    second.execute("SELECT * FROM t").fetchall()
+    second.close()
+    first.execute("BEGIN EXCLUSIVE")
+    other = connect(disk, "other.db", "delete")
+    other.execute("BEGIN EXCLUSIVE")
+    for connection in (first, other):
+        connection.close()
+
+
+def test_an_empty_file_counts_as_none(disk: Disk) -> None:
+    """As with SQLite's own VFS: an empty journal does not exist when SQLite asks whether it does."""
+    disk.restore(Image({"empty": b"", "full": b"x"}))
+    asked = [disk.xAccess(name, apsw.SQLITE_ACCESS_EXISTS) for name in ("empty", "full", "none")]
+    assert asked == [False, True, False]
+    assert disk.xAccess("empty", apsw.SQLITE_ACCESS_READWRITE)
+
+
 async def test_an_engine_works_on_it_and_owns_its_file(disk: Disk) -> None:
     """Writer, reader and ownership lock are those of a real disk."""
     ports = Ports(vfs=disk.name)
@@ -356,6 +376,9 @@ def test_a_full_disk_refuses_growth_only(disk: Disk) -> None:
     assert connection.pragma("integrity_check") == "ok"
     disk.budget_bytes = None
     connection.execute("INSERT INTO t VALUES(zeroblob(3000))")
+    connection.pragma("journal_mode", "memory")
+    disk.budget_bytes = 0
+    connection.execute("UPDATE t SET x = 7 WHERE rowid = 1")
     connection.close()
 
 

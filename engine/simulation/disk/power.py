@@ -33,6 +33,10 @@ class PowerModel:
     """A sector that was being written may hold anything."""
     names: bool = True
     """Creating or deleting a name may be lost; without it, names are durable at once."""
+    forgetful: bool = False
+    """A sync that failed is never made good: the writes that it was to cover may be lost although a later sync succeeded,
+    until their place is written again (as on Linux, where the pages count as clean after the error:
+    https://wiki.postgresql.org/wiki/Fsync_Errors)."""
     settled: frozenset[str] = frozenset()
     """Kinds of files whose writes are durable at once."""
     sector_bytes: int = SECTOR_BYTES
@@ -73,38 +77,43 @@ class Medium:
         self._names = dict(log.numbers)
         self._synced = {number: log.base[name] for name, number in log.numbers.items()}
         self._pending: list[Record] = []
+        self._forgotten: list[Record] = []
+        """Content that a failed sync was to cover: older than anything of the same file that is pending."""
         self._settled = {number for name, number in log.numbers.items() if kind_of(name) in model.settled}
         self.advance(at)
 
     @property
     def pending(self) -> int:
         """How many operations are not durable yet."""
-        return len(self._pending)
+        return len(self._pending) + len(self._forgotten)
 
     # --- moving on ----------------------------------------------------------------------------
 
-    def advance(self, to: int) -> bool:
-        """Move on to a point; whether anything changed that an image could show. Raises `ValueError` for one passed."""
+    def advance(self, to: int) -> None:
+        """Move on to a point. Raises `ValueError` for one that it has passed."""
         if to < self.at:
             raise ValueError(f"the medium stands at {self.at}, {to} lies behind it")
-        changed = False
         for record in self._log.records[self.at : to]:
-            changed = self._step(record) or changed
+            self._step(record)
         self.at = to
-        return changed
 
-    def _step(self, record: Record) -> bool:
+    def _step(self, record: Record) -> None:
         operation, number, value, payload = record
-        if operation in ("mark", "failed sync"):
-            return False
-        if operation == "sync":
-            return self._sync(number, directory=bool(value))
+        if operation == "mark":
+            return
         if operation == "create":
             self._synced[number] = b""
             if kind_of(payload) in self._model.settled:
                 self._settled.add(number)
-        elif number not in self._synced:
-            return False  # a temporary file: it has no name that a crash could leave
+        if number not in self._synced:
+            return  # a temporary file: it has no name that a crash could leave
+        if operation == "sync":
+            self._sync(number, directory=bool(value))
+            return
+        if operation == "failed sync":
+            if self._model.forgetful:
+                self._forget(number)
+            return
         self._pending.append(record)
         if operation in NAMING:
             if not self._model.names or number in self._settled:
@@ -113,27 +122,37 @@ class Medium:
                 self._settle([item for item in self._pending if item[0] in NAMING])
         elif number in self._settled:
             self._settle([record])
-        return True
 
-    def _sync(self, number: int, *, directory: bool) -> bool:
+    def _sync(self, number: int, *, directory: bool) -> None:
         durable = [
             item
             for item in self._pending
             if (item[1] == number and item[0] != "delete") or (directory and item[0] in NAMING)
         ]
         if not durable:
-            return False
+            return
         # The file's name is durable with all that happened to that name before.
         created = {item[3] for item in durable if item[0] == "create"}
         earlier = [item for item in self._pending if item[0] in NAMING and item[3] in created]
         chosen = {id(item) for item in (*durable, *earlier)}
         self._settle([item for item in self._pending if id(item) in chosen])
-        return True
+
+    def _forget(self, number: int) -> None:
+        """Let no later sync cover what is pending of a file's data. Its length is its file system's, and durable."""
+        for record in [item for item in self._pending if item[1] == number and item[0] not in NAMING]:
+            if record[0] == "truncate":
+                self._settle([record])
+            else:
+                self._pending = [item for item in self._pending if item is not record]
+                self._forgotten.append(record)
 
     def _settle(self, records: list[Record]) -> None:
         """Make these of the pending records durable."""
         chosen = {id(item) for item in records}
         self._pending = [item for item in self._pending if id(item) not in chosen]
+        if self._forgotten:
+            for record in records:
+                self._forgotten = [rest for item in self._forgotten for rest in uncovered(item, record)]
         names, contents = self._apply(records)
         self._names = names
         self._synced.update(contents)
@@ -143,12 +162,13 @@ class Medium:
             del self._synced[number]
         if gone:
             self._pending = [item for item in self._pending if item[1] in self._synced]
+            self._forgotten = [item for item in self._forgotten if item[1] in self._synced]
 
     # --- images -------------------------------------------------------------------------------
 
     def kept(self) -> Image:
         """Everything survives: what a dying process leaves."""
-        return self.image(self._pending)
+        return self.image([*self._forgotten, *self._pending])
 
     def lost(self) -> Image:
         """Nothing survives but what was synced."""
@@ -187,7 +207,7 @@ class Medium:
         The first two keep everything and nothing. Where `count` suffices, each subset of what was not synced comes once;
         otherwise the rest is drawn: prefixes, subsets, torn writes and garbage, as the model allows.
         """
-        pending = self._pending
+        pending = [*self._forgotten, *self._pending]
         seen: set[int] = set()
         for survivors in self._choices(pending, rng, count) if pending else [()]:
             image = self.image(survivors)
@@ -203,9 +223,9 @@ class Medium:
         if count > 1:
             yield ()
         left = count - 2
-        if model.reorder and left and 2**size - 2 <= left // 2:
+        if model.reorder and size < 20 and 2**size - 2 <= left // 2:
             for mask in range(1, 2**size - 1):
-                yield subset(pending, mask)
+                yield [item for index, item in enumerate(pending) if mask >> index & 1]
                 left -= 1
         for _ in range(left):
             yield self._draw(pending, rng)
@@ -217,7 +237,7 @@ class Medium:
             mask = rng.getrandbits(size)
             if rng.getrandbits(1):
                 mask |= rng.getrandbits(size)
-            survivors = subset(pending, mask)
+            survivors = [item for index, item in enumerate(pending) if mask >> index & 1]
         else:
             survivors = pending[: rng.randrange(size + 1)]
         if survivors and (model.torn or model.garbage) and rng.randrange(3):
@@ -257,14 +277,16 @@ def sectors(offset: int, length: int, sector_bytes: int) -> Iterator[tuple[int, 
         start = end
 
 
-def subset(pending: list[Record], mask: int) -> list[Record]:
-    """The records whose bit is set. Of the changes of one name none survives that follows a lost one."""
-    found = []
-    lost: set[str] = set()
-    for record in pending:
-        if mask & 1 and not (record[0] in NAMING and record[3] in lost):
-            found.append(record)
-        elif record[0] in NAMING:
-            lost.add(record[3])
-        mask >>= 1
-    return found
+def uncovered(old: Record, new: Record) -> Iterator[Record]:
+    """What of an older write can still be seen below a newer record of the same file."""
+    operation, number, start, data = old
+    if number != new[1] or operation != "write" or new[0] in NAMING:
+        yield old
+        return
+    end = start + len(data)
+    first = new[2]
+    last = first + len(new[3]) if new[0] == "write" else end
+    if start < first:
+        yield ("write", number, start, data[: first - start])
+    if last < end:
+        yield ("write", number, max(start, last), data[max(0, last - start) :])

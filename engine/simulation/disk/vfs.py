@@ -9,9 +9,10 @@ The fault model
   and does so for each write on its own, in any order. Bytes beside a write are never touched (SQLite calls this
   SQLITE_IOCAP_POWERSAFE_OVERWRITE and relies on it, as its own VFS promises it).
 - Cutting or extending a file behaves as a write does.
-- Creating and deleting a name is lost or kept for each name on its own, in order, until the name's file is synced, or the
+- Creating and deleting a name is lost or kept for each name on its own until the name's file is synced, or the
   directory is: with xDelete(sync_directory), and with the first sync of a new journal or WAL (SQLite's VFS does that).
-- A sync that failed promises nothing: a later one that succeeds covers the same writes.
+- A sync that failed promises nothing: a later one that succeeds covers the same writes, or does not where the model is
+  `forgetful`.
 - A dying process loses nothing that it wrote. What still runs of it reads on, but each of its writes, opens and deletes
   fails and none of them changes anything.
 - A full disk refuses bytes beyond a file's end once the budget is used up; overwriting goes on.
@@ -115,6 +116,10 @@ class Disk(apsw.VFS):
         """Everything on the disk now, as a process that dies now would leave it."""
         return Image({name: bytes(file.data) for name, file in self._files.items()})
 
+    def names(self) -> list[str]:
+        """The names of the files that are there."""
+        return list(self._files)
+
     def content(self, name: str) -> bytes:
         """What is in one file now. Raises `KeyError` where there is none of the name."""
         return bytes(self._files[name].data)
@@ -133,7 +138,7 @@ class Disk(apsw.VFS):
         for name in image:
             content = image[name]
             file = old.get(name)
-            if file is None or file.handles:
+            if file is None:
                 file = self._new_file(bytearray(content))
             else:
                 file.data[:] = content
