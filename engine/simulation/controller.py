@@ -59,7 +59,9 @@ class Controller:
         self.clock = clock
         self.steps: list[Step] = []
         self.woken: dict[int, list[str]] = {}
-        """Who was woken or started during a step, by the step's index; not those whom time woke."""
+        """Who was woken or started during a step, by the step's index."""
+        self.roused: list[tuple[int, str]] = []
+        """Whom time woke (or who began), by the index of the next step."""
         self.actors: dict[Any, Actor] = {}
         self.names: dict[str, Actor] = {}
         self.ready: list[Actor] = []
@@ -171,9 +173,11 @@ class Controller:
         arrived = self._arrived
         if len(arrived) > 1:
             arrived.sort(key=_by_index)
-        if self._last is not None:  # else time passed, and a timer woke them
+        if self._last is not None:
             woken = self.woken.setdefault(len(self.steps) - 1, [])
             woken += [actor.name for actor in arrived if actor is not last]
+        else:
+            self.roused += [(len(self.steps), actor.name) for actor in arrived]
         for actor in arrived:
             self._make_ready(actor, own=actor is last)
         arrived.clear()
