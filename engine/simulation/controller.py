@@ -31,7 +31,7 @@ STEPS_MAX: Final = 20_000
 BARE_MAX: Final = 100
 """Bare checkpoints that one macro-step goes on over before others get their turn: a polling loop must not starve them."""
 HOLD_JUMPS_MAX: Final = 24
-"""Clock jumps that a hold waits through, with nobody else able to run, before it is released as unmet."""
+"""Clock jumps that a hold waits through for others' timers, with nobody able to run, before it is released as unmet."""
 STUCK_AFTER_S: Final = 60.0
 STUCK_JUMPS: Final = 40
 """Virtual seconds, and jumps, in which only housekeeping timers fired: then the actors are deadlocked."""
@@ -66,6 +66,8 @@ class Controller:
         self.names: dict[str, Actor] = {}
         self.ready: list[Actor] = []
         self.failure: SimulationError | None = None
+        self.thrown: list[tuple[BaseException, int]] = []
+        """Each exception that ended a task, with the index of the step that it came from."""
         self.plan = Plan(schedule)
         self.root: trio.CancelScope | None = None
         self.abandoned = False
@@ -276,9 +278,9 @@ class Controller:
     def idle(self) -> bool:
         """Nobody is ready: move the clock, or release a hold, or say that it is a deadlock. Whether to go on."""
         deadline = seconds_to_deadline()
-        if self._held and (deadline is None or self._idle_jumps >= HOLD_JUMPS_MAX):
+        if self._held and (deadline is None or self._idle_jumps >= HOLD_JUMPS_MAX or not self._actors_have_timers()):
             actor = self._held.pop(0)
-            self.plan.let_go((actor.name, actor.op.label, actor.nth))
+            self.plan.let_go((actor.name, actor.op.label, actor.nth), early=not self.thrown)
             self.ready.append(actor)
             self._idle_jumps = 0
             return True
@@ -319,6 +321,19 @@ class Controller:
         if actor is not None:
             actor.task = None
             self.live -= 1
+        for problem in getattr(task.parent_nursery, "_pending_excs", ()):
+            self._throw(problem)
+
+    def _throw(self, problem: BaseException) -> None:
+        if isinstance(problem, BaseExceptionGroup):
+            for inner in problem.exceptions:
+                self._throw(inner)
+        elif not isinstance(problem, trio.Cancelled) and all(problem is not known for known, _ in self.thrown):
+            self.thrown.append((problem, len(self.steps) - 1))
+
+    def failed_at(self, error: BaseException | None) -> int | None:
+        """The index of the step that an error came from; None where it came after all of them."""
+        return next((index for problem, index in self.thrown if problem is error), None)
 
     def _stuck(self) -> None:
         if self.failure is None:
@@ -328,7 +343,7 @@ class Controller:
                 if actor.task is not None and not actor.housekeeping and actor.index
             ]
             main = self.actors[next(iter(self.actors))]
-            self.failure = DeadlockError(tuple(waiting or [f"main ({main.waiting or where_it_waits(main.task)})"]))
+            self._set_failure(DeadlockError(tuple(waiting or [f"main ({main.waiting or where_it_waits(main.task)})"])))
             self._cancel_all()
         elif self._evictions < EVICTIONS_MAX:
             self._evict()
@@ -348,12 +363,16 @@ class Controller:
     def fail(self, problem: SimulationError) -> None:
         """End the run with this failure, unless it has one."""
         if self.failure is None:
-            self.failure = problem
+            self._set_failure(problem)
             self._cancel_all()
+
+    def _set_failure(self, problem: SimulationError) -> None:
+        self.failure = problem
+        self._throw(problem)
 
     def _too_long(self) -> None:
         if self.failure is None:
-            self.failure = LivelockError(len(self.steps))
+            self._set_failure(LivelockError(len(self.steps)))
             self._steps_max *= 2
             self.policy = DefaultOrder()
             self._cancel_all()

@@ -74,14 +74,18 @@ class SimulatedMailbox(Mailbox[Any]):
 class SimulatedReply(Reply[Any]):
     """A reply that can be lost on its way: then its waiter is cancelled at the moment in which it would have been told."""
 
-    __slots__ = ("accepted_at",)
+    __slots__ = ("accepted", "answered_after_s", "asked_at")
 
     def __init__(self) -> None:
         super().__init__()
-        self.accepted_at = trio.current_time()
+        self.accepted = False
+        """Whether somebody waits, or waited, for the answer: then the command had been accepted."""
+        self.answered_after_s = 0.0
+        self.asked_at = trio.current_time()
         _controller().replies.append(self)
 
     async def wait(self) -> Any:
+        self.accepted = True
         actor = _controller().current()
         if actor is not None:
             actor.waiting = "reply"
@@ -91,12 +95,16 @@ class SimulatedReply(Reply[Any]):
         controller = _controller()
         if controller.on_receipt is not None and type(value) is Receipt:
             controller.on_receipt(value)
-        self._lose(controller)
+        self._deliver(controller)
         super().resolve(value)
 
     def reject(self, error: BaseException) -> None:
-        self._lose(_controller())
+        self._deliver(_controller())
         super().reject(error)
+
+    def _deliver(self, controller: Controller) -> None:
+        self.answered_after_s = trio.current_time() - self.asked_at
+        self._lose(controller)
 
     def _lose(self, controller: Controller) -> None:
         actor = controller.actors.get(self._task) if self._task is not None else None

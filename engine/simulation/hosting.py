@@ -10,12 +10,14 @@ what a power failure may leave at that point (see `disk`).
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any, Final
 
+import apsw
 import attrs
 import trio
 
@@ -34,12 +36,15 @@ from engine.simulation.engine_ports import (
     simulated_spawn,
     simulated_step,
 )
-from engine.simulation.errors import SimulationSetupError
+from engine.simulation.errors import InvariantError, SimulationSetupError, UnansweredError
+from engine.simulation.oracles import check_log, check_receipts
 from engine.simulation.primitives import wrapped
 from engine.simulation.virtual import EPOCH_MS, SeededIds, VirtualClock
 
 POWER_IMAGES: Final = 8
 """Images of a power failure that `crash@...=power/n` can name at one point."""
+ANSWER_WITHIN_S: Final = 120.0
+"""Virtual seconds in which an accepted command must be answered: more than every limit of the engine together."""
 DATABASE: Final = "sim.db"
 
 
@@ -59,6 +64,8 @@ class _Shared:
         self.disk: Disk | None = None
         self.now_ms = EPOCH_MS
         self.templates: dict[tuple[Any, ...], Image] = {}
+        self.checked: set[tuple[str, bytes]] = set()
+        """Final states that passed every check."""
 
     def get(self) -> Disk:
         if self.disk is None:
@@ -79,10 +86,13 @@ class Host:
         self._failing = "fault" in kinds
         self._stack = ExitStack()
         self._processes: list[Process] = []
+        self.dense = True
+        """Whether seqs have no holes; a scenario that replaces imported events sets it to False."""
         self._image: Image | None = None
         self._log: Any = None
         self._fresh = True
-        self._mailboxes: list[SimulatedMailbox] = []
+        self._options: dict[str, dict[str, Any]] = {}
+        self._cores: list[Any] = []
         self._ids = SeededIds(self._random)
         self._streams: dict[str, random.Random] = {}
         self.receipts: list[Receipt] = []
@@ -92,6 +102,7 @@ class Host:
         self._stack.enter_context(_collected(self.logged))
         self.disk = _shared.get()
         self.disk.heal()
+        self.disk.operations.clear()
         self.disk.restore(Image({}))
         self._stack.enter_context(self.disk.default())
         self._stack.enter_context(wrapped(session_calls()))
@@ -139,8 +150,13 @@ class Host:
             self._begin(path, options)
         options.setdefault("ports", self.ports())
         options.setdefault("sync", "commit")
+        self._options[path] = options
         async with open_engine(path, **options) as engine:
-            yield engine
+            self._cores.append(engine._core)
+            try:
+                yield engine
+            finally:
+                self._cores.remove(engine._core)
 
     def _begin(self, path: str, options: dict[str, Any]) -> None:
         events: Sequence[Any] = tuple(options.get("events", ()))
@@ -194,12 +210,26 @@ class Host:
         return True
 
     def _restart(self) -> None:
-        if self._image is not None:
-            self.disk.restore(self._image)
-            if self._recording:
-                self._log = self.disk.record()
-        else:
+        if self._image is None:
             self.disk.restart()
+            return
+        self.disk.restore(self._image)
+        if any(options.get("durability") == "normal" for options in self._options.values()):
+            self._forget_lost()
+            self.disk.restore(self._image)
+        if self._recording:
+            self._log = self.disk.record()
+
+    def _forget_lost(self) -> None:
+        """With durability "normal" a power failure may take the newest commits: nothing that is older than what it left."""
+        (path,) = self._options
+        connection = apsw.Connection(path, vfs=self.disk.name)
+        try:
+            top: Any = connection.execute("SELECT coalesce(max(position), 0) FROM event").get
+            check_receipts(connection, [found for found in self.receipts if (found.position or 0) <= top])
+        finally:
+            connection.close()
+        self.receipts = [found for found in self.receipts if (found.position or 0) <= top]
 
     @property
     def alive(self) -> bool:
@@ -207,9 +237,50 @@ class Host:
         return not any(process.crashed for process in self._processes)
 
     def _acknowledged(self, receipt: Receipt) -> None:
-        if self.alive:
-            self.receipts.append(receipt)
-            self.disk.mark(receipt)
+        if not self.alive:
+            return
+        self.receipts.append(receipt)
+        self.disk.mark(receipt)
+        for core in self._cores:
+            if core.files.log.connection.in_transaction:
+                self._controller.fail(InvariantError("a reply comes after COMMIT", f"{receipt} came inside a transaction"))
+        stored = [entry.position for entry in receipt.events if entry.position is not None]
+        if stored and self._cores and max(stored) > max(core.hub.published for core in self._cores):
+            self._controller.fail(InvariantError("events are published before replies", f"{receipt} came first"))
+
+    # --- what must hold -----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Check every log of this run, each distinct state once, and that everything accepted was answered.
+
+        Raises `InvariantError` and `UnansweredError`. The logs are rebuilt by it: it is the last thing a run does.
+        """
+        for reply in self._controller.replies:
+            if reply.accepted and not reply.answered:
+                raise UnansweredError("an accepted command", 0.0)
+            if reply.answered_after_s > ANSWER_WITHIN_S:
+                raise UnansweredError("an accepted command", reply.answered_after_s)
+        self.disk.heal()
+        self.disk.stop()
+        receipts = tuple(self.receipts)
+        for path, options in self._options.items():
+            name = path.removeprefix(f"{self.disk.directory}/")
+            state = hashlib.blake2b(digest_size=16)
+            for part in (name, f"{name}-wal"):
+                state.update(self.disk.content(part) if part in self.disk.names() else b"-")
+            state.update(repr([(r.session_id, r.incarnation, r.events) for r in receipts]).encode())
+            key = (path, state.digest())
+            if key in _shared.checked:
+                continue
+            check_log(
+                path,
+                events=options.get("events", ()),
+                projections=options.get("projections", ()),
+                dense=self.dense,
+                receipts=receipts if len(self._options) == 1 else (),
+                vfs=self.disk.name,
+            )
+            _shared.checked.add(key)
 
     # --- failing ------------------------------------------------------------------------------------
 

@@ -27,6 +27,8 @@ class Plan:
         self.carried_out: list[Disturbance] = []
         """Every disturbance that took place, in order."""
         self.unmet: list[str] = []
+        self.forced = 0
+        """Holds that were given up before anything had failed."""
         self._asked = schedule.holds
         self._holds: dict[Place, list[Place]] = {}
         self._disturbances: dict[Place, list[Disturbance]] = {}
@@ -40,8 +42,9 @@ class Plan:
         untils = self._holds.get(place)
         return untils is not None and not self.done.issuperset(untils)
 
-    def let_go(self, place: Place) -> None:
-        """Give up a hold: what it waits for cannot come."""
+    def let_go(self, place: Place, *, early: bool = True) -> None:
+        """Give up a hold: what it waits for cannot come. `early`: nothing had failed yet."""
+        self.forced += early
         for until in self._holds.pop(place):
             if until not in self.done:
                 self.unmet.append(f"{Address(*place)}>{Address(*until)}: the second did not come while the first was held")

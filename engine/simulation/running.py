@@ -58,6 +58,10 @@ class Run:
     hoped: frozenset[str] = frozenset()
     mode: Mode = "macro"
     notes: tuple[str, ...] = ()
+    failed_at: int | None = None
+    """The index of the step that the failure came from; None where it came after all of them."""
+    forced: int = 0
+    """Holds that were given up, because what they waited for did not come, before anything had failed."""
     exact: bool = True
     """For a trace: whether the replay took exactly the steps of the run that it was taken from."""
 
@@ -181,6 +185,8 @@ def run(
         hoped=frozenset(simulation.hoped),
         mode=controller.mode,
         notes=tuple(controller.notes),
+        failed_at=controller.failed_at(error),
+        forced=controller.plan.forced,
     )
     result.exact = not plan.fingerprint or result.digest.startswith(plan.fingerprint)
     return result
@@ -214,8 +220,7 @@ def _drive(
         error = controller.failure or error
         if error is None:
             try:
-                for check in simulation.checks:
-                    check()
+                simulation.check_all()
             except Exception as problem:
                 error = problem
     return error

@@ -141,6 +141,13 @@ class Simulation:
         """
         return self.host.process()
 
+    def check_all(self) -> None:
+        """Check what the scenario asked for and, where it had an engine, every promise of the engine. Raises what fails."""
+        for check in self.checks:
+            check()
+        if self._host is not None:
+            self._host.check()
+
     def close(self) -> None:
         """Let go of the machine. The runner does it at the end of every run."""
         if self._host is not None:

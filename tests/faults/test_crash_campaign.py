@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from contextlib import suppress
+from random import Random
 
 import apsw
 import pytest
 import trio
 
 from engine import Engine, Limits, open_engine
+from engine.errors import EngineError, StorageIOError
 from engine.events import (
     MessageFinished,
     MessageRemoved,
@@ -27,7 +31,10 @@ from engine.simulation.disk import (
     LogCheck,
     LogFound,
     OperationLog,
+    PowerModel,
+    Verdict,
     crash_campaign,
+    power_image,
 )
 from tests.support.logs import examine
 
@@ -39,8 +46,8 @@ SMALL_WAL = Limits(wal_checkpoint_bytes=80_000)
 class Counted:
     """Ids and a clock that are the same in every run."""
 
-    def __init__(self) -> None:
-        self.given = 0
+    def __init__(self, first: int = 0) -> None:
+        self.given = first
 
     def new_id(self, prefix: str) -> str:
         self.given += 1
@@ -55,8 +62,8 @@ class Counted:
         return 1_700_000_000_000 + self.given
 
 
-def ports(disk: Disk) -> Ports:
-    counted = Counted()
+def ports(disk: Disk, first: int = 0) -> Ports:
+    counted = Counted(first)
     return Ports(vfs=disk.name, clock=counted, ids=counted)
 
 
@@ -98,6 +105,13 @@ def run(disk: Disk, durability: str) -> OperationLog:
     return trio.run(main)
 
 
+async def go_on(disk: Disk) -> None:
+    """Open the engine on what a crash left, and use it."""
+    async with open_engine(disk.path(), ports=ports(disk, first=100_000), sync="commit") as engine:
+        session = await engine.create_session("after")
+        assert (await session.append(SessionNoted("n", "still here"))).seq == 2
+
+
 def campaign(disk: Disk, log: OperationLog, distinct_max: int | None = None) -> CrashReport:
     check = LogCheck("log.db", log.marks())
     return crash_campaign(log, check, disk=disk, images_per_point=6, distinct_max=distinct_max)
@@ -115,6 +129,9 @@ def test_no_crash_of_the_engine_loses_what_it_acknowledged() -> None:
             disk.restore(image)
             assert isinstance(found, LogFound)
             assert len(examine(disk.path(), disk.name).types) == len(found.positions)
+            disk.restore(image)
+            trio.run(go_on, disk)
+            assert len(examine(disk.path(), disk.name).types) >= len(found.positions) + 2
 
 
 def test_normal_durability_loses_only_the_newest_commits() -> None:
@@ -128,6 +145,107 @@ def test_normal_durability_loses_only_the_newest_commits() -> None:
         killed = crash_campaign(log, LogCheck("log.db", log.marks()), disk=disk, images_per_point=1)
         assert killed.distinct > 200
         assert not killed.wrong, killed
+
+
+async def until_it_dies(disk: Disk, dies_at: int) -> OperationLog:
+    """Record a run whose process dies at one operation. What goes on running of it gets errors, and comes to its end."""
+    seen = 0
+    log: OperationLog | None = None
+
+    def decide(operation: str, kind: str, number: int) -> str | None:
+        nonlocal seen
+        seen += 1
+        return "crash" if seen == dies_at else None
+
+    with suppress(EngineError):
+        async with open_engine(disk.path(), ports=ports(disk), sync="commit", limits=SMALL_WAL) as engine:
+            log = disk.record()
+            disk.decide = decide
+            await converse(engine, "a", disk.mark)
+    disk.decide = None
+    assert log is not None
+    assert [how for _, _, how in disk.struck] == ["crash"]
+    return log
+
+
+@pytest.mark.parametrize("dies_at", range(1, 500, 23))
+def test_a_run_that_dies_in_the_middle_keeps_what_it_acknowledged(dies_at: int) -> None:
+    """A process dies at a decided operation, its remains run on, then the power goes: nothing acknowledged is lost."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with Disk() as disk, disk.default():
+            log = trio.run(until_it_dies, disk, dies_at)
+            check = LogCheck("log.db", log.marks())
+            for seed in range(20):
+                disk.restore(power_image(log, Random(seed)))
+                assert check.judge(check.examine(disk), log.marks()) is None
+            trio.run(go_on, disk)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+class OpensCheck:
+    """Whether the engine opens what a crash left, and works. Nothing was acknowledged, so nothing can be lost."""
+
+    def examine(self, disk: Disk) -> str:
+        try:
+            trio.run(go_on, disk)
+        except EngineError as problem:
+            return problem.describe()
+        return "works"
+
+    def judge(self, found: str, marks: object) -> Verdict | None:
+        return None if found == "works" else "corrupt"
+
+
+NO_GARBAGE_IN_THE_SIDE_FILE = PowerModel(settled=frozenset({"owner"}))
+
+
+@pytest.mark.parametrize("model", [PowerModel(garbage=False), NO_GARBAGE_IN_THE_SIDE_FILE], ids=["torn", "garbage"])
+def test_a_crash_while_a_log_is_made_leaves_one_that_opens(model: PowerModel) -> None:
+    """At every operation of a log's first open, what a power failure leaves is opened and used by the next engine."""
+
+    async def make(disk: Disk) -> None:
+        async with open_engine(disk.path(), ports=ports(disk), sync="commit"):
+            pass
+
+    with Disk() as disk, disk.default():
+        log = disk.record()
+        trio.run(make, disk)
+        report = crash_campaign(log, OpensCheck(), disk=disk, images_per_point=4, model=model)
+    assert report.distinct > 200
+    assert not report.wrong, report
+
+
+@pytest.mark.parametrize(("kind", "nth"), [("wal", 1), ("wal", 4), ("main", 2)])
+@pytest.mark.parametrize("forgetful", [False, True], ids=["covered by the next", "never made good"])
+def test_one_failed_sync_costs_nothing_that_was_acknowledged(kind: str, nth: int, forgetful: bool) -> None:
+    """With durability="full", after EIO in a commit's or a checkpoint's sync, no later crash loses anything."""
+
+    async def main(disk: Disk) -> tuple[OperationLog, int]:
+        refused = 0
+        async with open_engine(disk.path(), ports=ports(disk), sync="commit", limits=SMALL_WAL) as engine:
+            session = await engine.create_session("s")
+            log = disk.record()
+            fault = disk.fail("sync", kind, nth=nth)
+            for number in range(14):
+                try:
+                    disk.mark(
+                        await session.append(MessageUpdated(f"m{number}", "user"), SessionNoted("n", "x" * 90 * number))
+                    )
+                except StorageIOError:
+                    refused += 1
+            assert fault.hits == 1
+        return log, refused
+
+    with Disk() as disk, disk.default():
+        log, refused = trio.run(main, disk)
+        assert "failed sync" in {record[0] for record in log.records}
+        assert refused <= 1
+        check = LogCheck("log.db", log.marks())
+        report = crash_campaign(log, check, disk=disk, images_per_point=4, model=PowerModel(forgetful=forgetful))
+    assert report.distinct > 300
+    assert not report.wrong, report
 
 
 def test_the_campaign_sees_a_disk_that_lies_about_syncs() -> None:

@@ -18,6 +18,7 @@ from engine.simulation.disk import (
     Record,
     crash_campaign,
     crash_points,
+    power_image,
     power_images,
     process_image,
 )
@@ -334,6 +335,14 @@ def test_a_campaign_judges_each_image_by_the_marks_before_it() -> None:
     (example,) = report.examples
     assert (example.verdict, example.image["f"], example.marks) == ("lost", b".", 1)
     assert report.outcomes.keys() == {b".", b"x"}
+
+
+def test_one_drawn_image_is_any_of_the_legal_ones() -> None:
+    """Drawing often enough gives each of them and no other, also where nothing is pending."""
+    log = log_of(write(0, b"x"), write(1, b"y"), base={"f": b".."})
+    drawn = {power_image(log, Random(seed), PLAIN)["f"] for seed in range(200)}
+    assert drawn == contents(log) == {b"..", b"x.", b".y", b"xy"}
+    assert {power_image(log_of(base={"f": b"z"}), Random(seed))["f"] for seed in range(50)} == {b"z"}
 
 
 def test_the_same_seed_gives_the_same_campaign() -> None:

@@ -8,7 +8,15 @@ from engine.simulation.disk.campaign import Check, CrashReport, Example, Verdict
 from engine.simulation.disk.checking import Damaged, LogCheck, LogFound, SqlCheck, recover
 from engine.simulation.disk.faults import WAYS, Fault
 from engine.simulation.disk.files import Image, OperationLog, Record
-from engine.simulation.disk.power import EVERYTHING, Medium, PowerModel, crash_points, power_images, process_image
+from engine.simulation.disk.power import (
+    EVERYTHING,
+    Medium,
+    PowerModel,
+    crash_points,
+    power_image,
+    power_images,
+    process_image,
+)
 from engine.simulation.disk.vfs import Decide, Disk
 
 __all__ = [
@@ -32,6 +40,7 @@ __all__ = [
     "Verdict",
     "crash_campaign",
     "crash_points",
+    "power_image",
     "power_images",
     "process_image",
     "recover",

@@ -66,6 +66,11 @@ def power_images(
     yield from Medium(log, model, at=at).images(rng, count)
 
 
+def power_image(log: OperationLog, rng: Random, model: PowerModel = EVERYTHING) -> Image:
+    """One image, drawn, that a power failure at the end of a log may leave: for a simulated run that dies there."""
+    return Medium(log, model, at=len(log)).draw(rng)
+
+
 class Medium:
     """What is synced at a point of a log and what is not. It only moves forward."""
 
@@ -215,6 +220,12 @@ class Medium:
             if key not in seen:
                 seen.add(key)
                 yield image
+
+    def draw(self, rng: Random) -> Image:
+        """One image of a power failure here: now and then everything or nothing unsynced, else as `images` draws."""
+        pending = [*self._forgotten, *self._pending]
+        choice = rng.randrange(8)
+        return self.image(pending if choice == 0 else () if choice == 1 else self._draw(pending, rng))
 
     def _choices(self, pending: list[Record], rng: Random, count: int) -> Iterator[Iterable[Record]]:
         size = len(pending)

@@ -116,6 +116,10 @@ class Disk(apsw.VFS):
         """Everything on the disk now, as a process that dies now would leave it."""
         return Image({name: bytes(file.data) for name, file in self._files.items()})
 
+    def names(self) -> list[str]:
+        """The names of the files that are there."""
+        return list(self._files)
+
     def content(self, name: str) -> bytes:
         """What is in one file now. Raises `KeyError` where there is none of the name."""
         return bytes(self._files[name].data)
