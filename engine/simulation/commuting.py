@@ -20,10 +20,10 @@ import attrs
 
 from engine.simulation.actors import Actor
 from engine.simulation.choices import Step
+from engine.simulation.conflicts import Conflicts, has_keys
 from engine.simulation.controller import Controller
 from engine.simulation.errors import CommutationError
 from engine.simulation.policy import DefaultOrder
-from engine.simulation.reduction import Conflicts, has_keys
 from engine.simulation.running import Run
 
 Fingerprint = Callable[[Run], object]

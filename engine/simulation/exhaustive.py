@@ -1,7 +1,7 @@
 """Exhaustive search: every order of operations that conflict, each once, and in one sentence what that proves.
 
 Owns: the depth-first search by running again, sleep sets, what a proof says. Must not know: how operations are found to
-conflict (`reduction`), how declarations are checked (`commuting`).
+conflict (`conflicts`), how declarations are checked (`commuting`).
 
 Only operations that share a key with another actor's are choices. Starts, wake-ups, the engine's own actors and operations
 without a shared key run at once, oldest first; time passes when nobody can run; batches are cut where the writer cuts them.
@@ -26,8 +26,8 @@ from engine.simulation.actors import Actor
 from engine.simulation.campaign import Campaign, Failure
 from engine.simulation.choices import Op, Step
 from engine.simulation.commuting import Audit, Choosing, Fingerprint, noted
+from engine.simulation.conflicts import Conflicts, Standing, trace_of
 from engine.simulation.errors import DivergedError, SimulationError
-from engine.simulation.reduction import Conflicts, Standing, trace_of
 from engine.simulation.running import Driver, Run, Scenario, run, session
 from engine.simulation.schedule import Mode
 
@@ -60,14 +60,18 @@ class Proof(Campaign):
     @property
     def statement(self) -> str:
         """What was proved, and within which bounds, in one sentence."""
+        if self.failure is not None:
+            return f"failed in run {self.failure.number}: {self.failure.error}"
         how = f"{self.traces} traces in {self.schedules} runs"
         if self.groups > 1:
             how += f", {self.groups} groups of actors that share no key each alone"
+        if self.verdict != "proved":
+            return f"{self.verdict}: not every order of {self.operations} conflicting operations was run ({how})"
         swaps = f"{self.audited} pairs swapped in the audit, comparing {'notes' if self.compared else 'outcomes only'}"
         bounds = "wake-ups, the engine's own steps, time and batches in their default order"
         if self.unkeyed:
             bounds += f", and also what declares no keys ({', '.join(self.unkeyed[:4])})"
-        return f"{self.verdict}: every order of {self.operations} conflicting operations ({how}; {bounds}; {swaps})"
+        return f"proved: every order of {self.operations} conflicting operations ({how}; {bounds}; {swaps})"
 
 
 @attrs.define(eq=False)

@@ -50,17 +50,14 @@ def explore(
 
     `schedules` bounds their number, `seconds` the wall time. `strategy`: `auto` (the default order, directed reversals, then
     a portfolio), `directed`, `exhaustive` (every order of conflicting operations, see `explore_exhaustively`, which takes
-    `options` of its own and no faults), or one of `STRATEGIES`. `faults`: kinds of disturbance to try (`timeout`, `cancel`, `cut`,
-    `lose`, `fault`, `crash`). `first`: schedules to try before anything else (a corpus). `on_run(number, run)` hears of
-    every run.
-    Stops after `failures_max` failures. Raises `SimulationSetupError` for an unknown strategy.
+    `options` of its own and no faults), or one of `STRATEGIES`. `faults`: kinds of disturbance to try (`timeout`, `cancel`,
+    `cut`, `lose`, `fault`, `crash`). `first`: schedules to try before anything else (a corpus). `on_run(number, run)` hears
+    of every run. Stops after `failures_max` failures. Raises `SimulationSetupError` for an unknown strategy.
     """
     kinds = tuple(faults)
     if strategy == "exhaustive":
         if kinds:
-            raise SimulationSetupError(
-                f"exhaustive search orders operations and disturbs none: leave out {', '.join(kinds)}"
-            )
+            raise SimulationSetupError(f"exhaustive search only orders operations: leave out {', '.join(kinds)}")
         options |= {"seconds": seconds, "failures_max": failures_max, "driver": driver, "on_run": on_run}
         return explore_exhaustively(scenario, schedules=schedules, seed=seed, mode=mode, first=first, **options)
     plan = Planner(scenario, strategy, seed, mode=mode, kinds=kinds, driver=driver, options=options)

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import attrs
 
-from engine.simulation.choices import Disturbance
 from engine.simulation.campaign import Failure
+from engine.simulation.choices import Disturbance
 from engine.simulation.orderings import Orderings
 from engine.simulation.reducing import fewest
 from engine.simulation.running import Run, Scenario, session

@@ -10,7 +10,7 @@ blocked, whoever was seen to wake it. Source: Godefroid, Partial-Order Methods f
 (LNCS 1032), persistent sets.
 
 Servers are transparent: an actor that shares no key with anybody (or belongs to the engine) runs at once when it can, so
-that what it wakes was caused by whoever woke it. A parent that waits at the end of its nursery cannot race with what is in it.
+that what it wakes was caused by whoever woke it. A parent that waits at the end of its nursery races with nobody in it.
 
 Invariants: the table only grows, except that who woke whom is forgotten when a key turns out to be shared.
 """
@@ -24,6 +24,10 @@ import attrs
 from engine.simulation.actors import Actor, waited_for_by
 from engine.simulation.choices import Op, Step
 from engine.simulation.controller import Controller
+
+Keys = tuple[frozenset[str], frozenset[str]]
+"""Keys that are read and keys that are written."""
+_NOTHING: Keys = (frozenset(), frozenset())
 
 
 @attrs.define(eq=False)
@@ -192,9 +196,9 @@ class Conflicts:
                         pending.append(other)
         return frozenset(found)
 
-    def _remaining(self, standing: Standing) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
+    def _remaining(self, standing: Standing) -> dict[str, Keys]:
         shared = self.shared or frozenset()
-        rest: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
+        rest: dict[str, Keys] = {}
         for actor in self.writes:
             if actor in standing.seen and actor not in standing.live:
                 continue
@@ -231,7 +235,10 @@ class Conflicts:
         return groups
 
 
-_NOTHING: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+def _meet(mine: Keys, theirs: Keys) -> bool:
+    """Whether what two actors have yet to read and write conflicts."""
+    reads, writes = mine
+    return not (writes.isdisjoint(theirs[1]) and writes.isdisjoint(theirs[0]) and reads.isdisjoint(theirs[1]))
 
 
 def _add(table: dict[str, set[str]], name: str, value: str) -> bool:
