@@ -34,6 +34,8 @@ BARE_MAX: Final = 100
 """Bare checkpoints that one macro-step goes on over before others get their turn: a polling loop must not starve them."""
 HOLD_JUMPS_MAX: Final = 24
 """Clock jumps that a hold waits through for others' timers, with nobody able to run, before it is released as unmet."""
+HOLD_JUMPS_ALL: Final = 96
+"""The same while others do something at each: an actor that polls for what the hold keeps back would go on forever."""
 STUCK_AFTER_S: Final = 60.0
 STUCK_JUMPS: Final = 40
 """Virtual seconds, and jumps, in which only housekeeping timers fired: then the actors are deadlocked."""
@@ -97,6 +99,7 @@ class Controller:
         self._bare = self._in_a_row = 0
         self._row: Actor | None = None
         self._idle_jumps = 0
+        self._held_jumps = 0
         self._progress_at = 0.0
         self.evictions = 0
         self._steps_max = steps_max
@@ -328,16 +331,18 @@ class Controller:
     def idle(self, deadline: float) -> bool:
         """Nobody is ready: move the clock, or release a hold, or say that it is a deadlock. Whether to go on."""
         never = deadline > NEVER
-        if self._held and (never or self._idle_jumps >= HOLD_JUMPS_MAX or not self._actors_have_timers()):
+        waited = self._idle_jumps >= HOLD_JUMPS_MAX or self._held_jumps >= HOLD_JUMPS_ALL
+        if self._held and (never or waited or not self._actors_have_timers()):
             actor = self._held.pop(0)
             self.plan.let_go((actor.name, actor.op.label, actor.nth), early=not self.thrown)
             self.ready.append(actor)
-            self._idle_jumps = 0
+            self._idle_jumps = self._held_jumps = 0
             return True
         if never:
             self._stuck()
             return False
         self._idle_jumps += 1
+        self._held_jumps += bool(self._held)
         if (
             self._idle_jumps > STUCK_JUMPS
             and self.clock.now - self._progress_at > STUCK_AFTER_S
