@@ -24,9 +24,10 @@ from engine.simulation.actors import Actor
 from engine.simulation.choices import Disturbance, Step
 from engine.simulation.controller import STEPS_MAX, Controller, DefaultOrder, Policy
 from engine.simulation.driving import gated, hook_works, hooked
-from engine.simulation.errors import RunAbandonedError, ScheduleUnmetError, SimulationSetupError
+from engine.simulation.errors import LeakError, RunAbandonedError, ScheduleUnmetError, SimulationSetupError
 from engine.simulation.primitives import controlled_by, controller_now, wrapped
 from engine.simulation.schedule import Mode, Schedule, parse
+from engine.simulation.traps import Traps
 from engine.simulation.world import Simulation
 
 Scenario = Callable[..., Awaitable[object]]
@@ -142,12 +143,15 @@ def run(
     steps_max: int = STEPS_MAX,
     dropped: frozenset[str] = frozenset(),
     dropped_items: frozenset[tuple[str, int]] = frozenset(),
+    replace: bool = True,
 ) -> Run:
     """Run a scenario once under a schedule, and report.
 
     `scenario` is an async function of no arguments (plain trio code) or of one, the `Simulation`. `schedule` is a string in
     constraint or trace form (the seed form needs `replay`) or a `Schedule`; empty: the default order. `policy` decides what
     the schedule leaves open. `strict` makes an ordering that the run did not offer the run's error, where it has no other.
+    Clocks, ids and random numbers of the outside are answered from the seed; without `replace` asking for them is the run's
+    error, a `LeakError`, as asking for threads, sockets or processes always is (see `engine.simulation.traps.boundary`).
     Nothing of the scenario is raised: see `Run.error`. Raises `ScheduleSyntaxError` and `SimulationSetupError`.
     """
     plan = parse(schedule) if isinstance(schedule, str) else schedule
@@ -161,7 +165,7 @@ def run(
     controller = Controller(policy, plan, mode=mode, clock=clock, steps_max=steps_max)
     simulation = Simulation(controller, seed=seed, dropped=dropped, dropped_items=dropped_items)
     policy.begin(controller)
-    error = _drive(scenario, simulation, controller, clock, driver)
+    error = _drive(scenario, simulation, controller, clock, driver, replace)
     unmet = controller.left_over()
     if error is None and strict and unmet:
         error = ScheduleUnmetError(tuple(unmet))
@@ -185,13 +189,29 @@ def run(
 
 
 def _drive(
-    scenario: Scenario, simulation: Simulation, controller: Controller, clock: trio.testing.MockClock, driver: Driver
+    scenario: Scenario,
+    simulation: Simulation,
+    controller: Controller,
+    clock: trio.testing.MockClock,
+    driver: Driver,
+    replace: bool,
 ) -> BaseException | None:
     chosen = hooked if driver == "hook" or (driver == "auto" and hook_works()) else gated
     takes_simulation = bool(inspect.signature(scenario).parameters)
 
+    leaks: list[LeakError] = []
+
+    def acting() -> str:
+        actor = controller.current()
+        return actor.name if actor is not None else "main"
+
     async def program() -> None:
-        with trio.CancelScope() as controller.root:
+        nonlocal leaks
+        with (
+            trio.CancelScope() as controller.root,
+            TRAPS.armed(simulation.seed, clock=clock.current_time, actor=acting, replace=replace) as armed,
+        ):
+            leaks = armed.leaks
             await (scenario(simulation) if takes_simulation else scenario())
 
     error: BaseException | None = None
@@ -207,9 +227,12 @@ def _drive(
             if isinstance(problem, KeyboardInterrupt | SystemExit):
                 raise
             error = first_of(problem)
+        finally:
+            TRAPS.disarm()
         if watch.problem is not None:
             raise watch.problem
-        error = controller.failure or error
+        # After a leak nothing that the run found can be had again.
+        error = leaks[0] if leaks else controller.failure or error
         if error is None:
             try:
                 for check in simulation.checks:
@@ -218,6 +241,8 @@ def _drive(
                 error = problem
     return error
 
+
+TRAPS: Final = Traps()
 
 _open: list[ExitStack] = []
 _runs = 0
@@ -241,6 +266,7 @@ def session() -> Iterator[None]:
         stack.callback(gc.unfreeze)
         if collects:
             stack.callback(gc.enable)
+        stack.enter_context(TRAPS)
         _open.append(stack)
         try:
             yield
