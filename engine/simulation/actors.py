@@ -35,7 +35,8 @@ class Actor:
     """What it blocks on, for the label of its wake-up and for deadlock reports."""
     scope: Any = None
     """The cancel scope that a `cancel` disturbance cancels."""
-    children: dict[str, int] = attrs.field(factory=dict)
+    loses: bool = False
+    """The next answer to it will be lost."""
     steps: int = 0
     parked: Any = None
     """The gate driver's: the task as it waits to be resumed."""

@@ -12,8 +12,8 @@ database step, `point`) or to where the task blocks. With `mode="await"` a bare 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import outcome
 import trio
@@ -22,46 +22,24 @@ import trio.testing
 from engine.simulation.actors import BARE, START, WAKE, Actor, has_timer, seconds_to_deadline, short_name, where_it_waits
 from engine.simulation.choices import Address, Disturbance, Op, Step, clean_label
 from engine.simulation.errors import DeadlockError, LivelockError, RunAbandonedError, SimulationError
-from engine.simulation.schedule import Hold, Mode, Schedule
+from engine.simulation.plan import Plan
+from engine.simulation.policy import DefaultOrder, Policy
+from engine.simulation.schedule import Mode, Schedule
 
 STEPS_MAX: Final = 20_000
 """Steps of a run before it counts as a livelock."""
 BARE_MAX: Final = 100
 """Bare checkpoints that one macro-step goes on over before others get their turn: a polling loop must not starve them."""
 HOLD_JUMPS_MAX: Final = 24
-"""Clock jumps that a hold waits through, with nobody else able to run, before it is released as unmet."""
+"""Clock jumps that a hold waits through for others' timers, with nobody able to run, before it is released as unmet."""
 STUCK_AFTER_S: Final = 60.0
 STUCK_JUMPS: Final = 40
 """Virtual seconds, and jumps, in which only housekeeping timers fired: then the actors are deadlocked."""
 
+ENGINE_HOST: Final = "engine.runtime.core.host"
+"""The task that starts the engine's own actors."""
 EVICTIONS_MAX: Final = 50
 """Rounds of throwing everybody out of what they wait for, after cancellation did not end a run."""
-
-
-class Policy(Protocol):
-    """Decides the order, and what is disturbed."""
-
-    def begin(self, controller: Controller) -> None:
-        """A run begins."""
-
-    def choose(self, ready: list[Actor], last: Actor | None) -> Actor:
-        """Who runs next: one of `ready`, which is never empty and is in order of readiness."""
-
-    def disturb(self, actor: Actor) -> Disturbance | None:
-        """What is done to the operation that the chosen actor is about to do."""
-
-
-class DefaultOrder:
-    """Nobody is pre-empted; when the actor that ran cannot go on, whoever has been ready the longest runs."""
-
-    def begin(self, controller: Controller) -> None:
-        """Nothing to prepare."""
-
-    def choose(self, ready: list[Actor], last: Actor | None) -> Actor:
-        return last if last is not None and last in ready else ready[0]
-
-    def disturb(self, actor: Actor) -> Disturbance | None:
-        return None
 
 
 class Controller:
@@ -81,13 +59,14 @@ class Controller:
         self.clock = clock
         self.steps: list[Step] = []
         self.woken: dict[int, list[str]] = {}
-        """Who was woken or started during a step, by the step's index."""
+        """Who was woken or started during a step, by the step's index; not those whom time woke."""
         self.actors: dict[Any, Actor] = {}
         self.names: dict[str, Actor] = {}
         self.ready: list[Actor] = []
         self.failure: SimulationError | None = None
-        self.disturbances: list[Disturbance] = []
-        self.done: set[tuple[str, str, int]] = set()
+        self.thrown: list[tuple[BaseException, int]] = []
+        """Each exception that ended a task, with the index of the step that it came from."""
+        self.plan = Plan(schedule)
         self.root: trio.CancelScope | None = None
         self.abandoned = False
         """Nothing but force can end it any more; a driver that sees it raises."""
@@ -97,7 +76,14 @@ class Controller:
         """How each kind of disturbance is carried out; whether there was anything to disturb."""
         self.after_step: list[Callable[[], None]] = []
         self.notes: list[str] = []
+        self.housekeepers: set[str] = set()
+        """Names under which the engine starts its own actors."""
+        self.replies: list[Any] = []
+        """Every reply channel of the run."""
+        self.on_receipt: Callable[[Any], None] | None = None
+        """Hears of every receipt, right before it is delivered."""
         self.objects: dict[int, tuple[Any, str]] = {}
+        self._named: dict[str, int] = {}
         self.jumps = 0
         self._arrived: list[Actor] = []
         self._held: list[Actor] = []
@@ -107,15 +93,6 @@ class Controller:
         self._progress_at = 0.0
         self._evictions = 0
         self._steps_max = steps_max
-        self._holds: dict[tuple[str, str, int], list[tuple[str, str, int]]] = {}
-        self._released: set[tuple[str, str, int]] = set()
-        self._planned: dict[tuple[str, str, int], list[Disturbance]] = {}
-        self.asked: list[Hold] = list(schedule.holds)
-        self.unmet: list[str] = []
-        for hold in schedule.holds:
-            self._holds.setdefault(_key(hold.held), []).append(_key(hold.until))
-        for item in schedule.disturbances:
-            self._planned.setdefault(_key(item.at), []).append(item)
 
     # --- told by the drivers and the patched primitives -----------------------------------------
 
@@ -123,21 +100,19 @@ class Controller:
         """A task of the program was created."""
         nursery = task.parent_nursery
         parent = self.actors.get(nursery.parent_task) if nursery is not None else None
+        housekeeping = parent is not None and (parent.housekeeping or task.name.startswith(ENGINE_HOST))
         if parent is None:
             name, above = "main", ""
         else:
-            plain = clean_label(short_name(task.name))
-            own = plain if parent.index == 0 or "." not in task.name else f"{parent.name}/{plain}"
-            count = parent.children[own] = parent.children.get(own, 0) + 1
-            name, above = own if count == 1 else f"{own}~{count}", parent.name
-        if name in self.names:
-            name = f"{above}/{name}"
-            while name in self.names:
-                name += "~"
-        actor = Actor(len(self.actors), name, task, above, housekeeping=parent is not None and parent.housekeeping)
+            plain, above = clean_label(short_name(task.name)), parent.name
+            name = plain if parent.index == 0 or "." not in task.name else f"{above}/{plain}"
+            housekeeping = housekeeping or name in self.housekeepers
+        number, unique = 1, name
+        while unique in self.names:
+            number += 1
+            unique = f"{name}~{number}"
         self.live += 1
-        self.actors[task] = actor
-        self.names[name] = actor
+        self.actors[task] = self.names[unique] = Actor(len(self.actors), unique, task, above, housekeeping=housekeeping)
 
     def current(self) -> Actor | None:
         """The actor whose step runs now."""
@@ -150,10 +125,15 @@ class Controller:
             last.announced = op
 
     def name_object(self, thing: Any, kind: str) -> str:
-        """A stable name for an object of this run: its kind and its number by first use."""
+        """A stable name for an object of this run: who used it first, its kind, and which of that actor's it is.
+
+        Not its number in the run: that would be another one in another order, and keys of two runs could not be compared.
+        """
         found = self.objects.get(id(thing))
         if found is None:
-            found = self.objects[id(thing)] = (thing, f"{kind}{len(self.objects) + 1}")
+            owner = f"{self._last.name if self._last is not None else 'main'}/{kind}"
+            number = self._named[owner] = self._named.get(owner, 0) + 1
+            found = self.objects[id(thing)] = (thing, f"{owner}{number}")
         return found[1]
 
     def arrived(self, actor: Actor) -> None:
@@ -193,7 +173,7 @@ class Controller:
         arrived = self._arrived
         if len(arrived) > 1:
             arrived.sort(key=_by_index)
-        if self.steps:
+        if self._last is not None:  # else time passed, and a timer woke them
             woken = self.woken.setdefault(len(self.steps) - 1, [])
             woken += [actor.name for actor in arrived if actor is not last]
         for actor in arrived:
@@ -222,8 +202,7 @@ class Controller:
         actor.op = op
         actor.nth = actor.counts.get(op.label, 0) + 1
         place = (actor.name, op.label, actor.nth)
-        untils = self._holds.get(place)
-        if untils is not None and place not in self._released and not self.done.issuperset(untils):
+        if self.plan.holds(place):
             self._held.append(actor)
         else:
             self.ready.append(actor)
@@ -242,57 +221,62 @@ class Controller:
     def _end_step(self, last: Actor | None) -> None:
         if last is None or not self.steps:
             return
-        self.done.add((last.name, last.op.label, last.nth))
+        self.plan.done.add((last.name, last.op.label, last.nth))
         for check in self.after_step:
             check()
 
     def _release(self) -> None:
         for actor in list(self._held):
             place = (actor.name, actor.op.label, actor.nth)
-            if self.done.issuperset(self._holds[place]):
+            if not self.plan.holds(place):
                 self._held.remove(actor)
                 self.ready.append(actor)
 
     def _disturb(self, actor: Actor) -> None:
-        planned = self._planned.pop((actor.name, actor.op.label, actor.nth), ())
-        for item in planned:
+        plan = self.plan
+        due = plan.due((actor.name, actor.op.label, actor.nth))
+        for item in due:
             if self._carry_out(item, actor):
-                self.disturbances.append(item)
+                plan.carried_out.append(item)
             else:
-                self.unmet.append(f"{item}: there was nothing to disturb")
-        if not planned:
+                plan.unmet.append(f"{item}: there was nothing to disturb")
+        if not due:
             found = self.policy.disturb(actor)
             if found is not None and self._carry_out(found, actor):
-                self.disturbances.append(found)
+                plan.carried_out.append(found)
 
     def _carry_out(self, item: Disturbance, actor: Actor) -> bool:
         carry_out = self.can.get(item.kind)
         return carry_out is not None and carry_out(actor, item.value)
 
-    def take_plan(self, kind: str, actor: str, label: str, nth: int) -> Disturbance | None:
-        """A disturbance planned for something that is not a step (a batch's cut, an answer, a disk operation)."""
-        planned = self._planned.get((actor, label, nth))
-        for item in planned or ():
-            if item.kind == kind:
-                assert planned is not None
-                planned.remove(item)
-                if not planned:
-                    del self._planned[actor, label, nth]
-                self.disturbances.append(item)
-                return item
-        return None
+    def cut(self, batch: int, waiting: int) -> int:
+        """After how many commands the writer's nth batch ends; 0 for no cut but its own."""
+        planned = self.plan.take("cut", ("writer", "batch", batch))
+        if planned is not None:
+            return int(planned.value)
+        size = self.policy.cut(waiting) if waiting > 1 else 0
+        if size:
+            self.plan.carried_out.append(Disturbance("cut", Address("writer", "batch", batch), str(size)))
+        return size
+
+    def fault(self, label: str, number: int, ways: Sequence[str]) -> str | None:
+        """How the nth operation of the disk with this label fails, or None."""
+        planned = self.plan.take("fault", ("disk", label, number))
+        if planned is not None:
+            return planned.value
+        how = self.policy.fault(ways)
+        if how is not None:
+            self.plan.carried_out.append(Disturbance("fault", Address("disk", label, number), how))
+        return how
 
     # --- when nobody can run -------------------------------------------------------------------------
 
     def idle(self) -> bool:
         """Nobody is ready: move the clock, or release a hold, or say that it is a deadlock. Whether to go on."""
         deadline = seconds_to_deadline()
-        if self._held and (deadline is None or self._idle_jumps >= HOLD_JUMPS_MAX):
+        if self._held and (deadline is None or self._idle_jumps >= HOLD_JUMPS_MAX or not self._actors_have_timers()):
             actor = self._held.pop(0)
-            place = (actor.name, actor.op.label, actor.nth)
-            self._released.add(place)
-            missing = [until for until in self._holds[place] if until not in self.done]
-            self.unmet.extend(f"{Address(*place)}>{Address(*until)}: the second never came" for until in missing)
+            self.plan.let_go((actor.name, actor.op.label, actor.nth), early=not self.thrown)
             self.ready.append(actor)
             self._idle_jumps = 0
             return True
@@ -333,6 +317,19 @@ class Controller:
         if actor is not None:
             actor.task = None
             self.live -= 1
+        for problem in getattr(task.parent_nursery, "_pending_excs", ()):
+            self._throw(problem)
+
+    def _throw(self, problem: BaseException) -> None:
+        if isinstance(problem, BaseExceptionGroup):
+            for inner in problem.exceptions:
+                self._throw(inner)
+        elif not isinstance(problem, trio.Cancelled) and all(problem is not known for known, _ in self.thrown):
+            self.thrown.append((problem, len(self.steps) - 1))
+
+    def failed_at(self, error: BaseException | None) -> int | None:
+        """The index of the step that an error came from; None where it came after all of them."""
+        return next((index for problem, index in self.thrown if problem is error), None)
 
     def _stuck(self) -> None:
         if self.failure is None:
@@ -342,7 +339,7 @@ class Controller:
                 if actor.task is not None and not actor.housekeeping and actor.index
             ]
             main = self.actors[next(iter(self.actors))]
-            self.failure = DeadlockError(tuple(waiting or [f"main ({main.waiting or where_it_waits(main.task)})"]))
+            self._set_failure(DeadlockError(tuple(waiting or [f"main ({main.waiting or where_it_waits(main.task)})"])))
             self._cancel_all()
         elif self._evictions < EVICTIONS_MAX:
             self._evict()
@@ -362,12 +359,16 @@ class Controller:
     def fail(self, problem: SimulationError) -> None:
         """End the run with this failure, unless it has one."""
         if self.failure is None:
-            self.failure = problem
+            self._set_failure(problem)
             self._cancel_all()
+
+    def _set_failure(self, problem: SimulationError) -> None:
+        self.failure = problem
+        self._throw(problem)
 
     def _too_long(self) -> None:
         if self.failure is None:
-            self.failure = LivelockError(len(self.steps))
+            self._set_failure(LivelockError(len(self.steps)))
             self._steps_max *= 2
             self.policy = DefaultOrder()
             self._cancel_all()
@@ -383,14 +384,8 @@ class Controller:
     def digest(self) -> str:
         """A hash of every decision, every note and the time that passed."""
         text = "\n".join([f"{step.actor}#{step.label}[{step.nth}]" for step in self.steps])
-        tail = f"\n{self.notes}\n{self.clock.current_time():.9f}\n{[str(item) for item in self.disturbances]}"
+        tail = f"\n{self.notes}\n{self.clock.current_time():.9f}\n{[str(item) for item in self.plan.carried_out]}"
         return hashlib.blake2b((text + tail).encode(), digest_size=16).hexdigest()
-
-    def left_over(self) -> list[str]:
-        """What the schedule asked for and the run never came to."""
-        missed = [f"{hold}: {hold.held} never came" for hold in self.asked if _key(hold.held) not in self.done]
-        unused = [f"{item}: {item.at} never came" for items in self._planned.values() for item in items]
-        return self.unmet + missed + unused
 
 
 def _cancel(actor: Actor, value: str) -> bool:
@@ -398,10 +393,6 @@ def _cancel(actor: Actor, value: str) -> bool:
         return False
     actor.scope.cancel()
     return True
-
-
-def _key(address: Address) -> tuple[str, str, int]:
-    return (address.actor, address.label, address.nth)
 
 
 def _by_index(actor: Actor) -> int:

@@ -52,7 +52,7 @@ def reversible(profile: Profile) -> list[Hold]:
     for pairs in _racing(profile).values():
         first_a, last_a = min(a for a, _ in pairs), max(a for a, _ in pairs)
         first_b, last_b = min(b for _, b in pairs), max(b for _, b in pairs)
-        extremes = {(last_a, last_b): 0, (first_a, last_b): 1, (last_a, first_b): 2}
+        extremes = {(first_a, last_b): 2, (last_a, first_b): 1, (last_a, last_b): 0}
         for a, b in sorted(pairs, key=lambda pair: pair[1] - pair[0]):
             rank = extremes.get((a, b))
             if rank is None:

@@ -46,7 +46,7 @@ class UnansweredError(SimulationError):
 
 
 @attrs.define(slots=False)
-class InvariantError(SimulationError):
+class InvariantError(SimulationError, AssertionError):
     """Something that must hold did not, or never came to hold."""
 
     oracle: str

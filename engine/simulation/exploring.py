@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import attrs
 
-from engine.simulation.actors import Actor
-from engine.simulation.choices import Address, Disturbance
-from engine.simulation.controller import DefaultOrder, Policy
+from engine.simulation.campaign import Campaign, Failure
 from engine.simulation.directed import candidates
-from engine.simulation.errors import InvariantError, ScheduleSyntaxError, SimulationSetupError
+from engine.simulation.errors import ScheduleSyntaxError, SimulationSetupError
+from engine.simulation.policy import DefaultOrder, Policy
 from engine.simulation.running import Driver, Run, Scenario, run, session
 from engine.simulation.schedule import Mode, Schedule, Seeded, parse
-from engine.simulation.strategies import PORTFOLIO, STRATEGIES, Profile, RandomWalk
+from engine.simulation.strategies import PORTFOLIO, STRATEGIES, Disturber, Profile, RandomWalk
 
 DIRECTED_FIRST: Final = 16
 """Directed schedules that `auto` tries before it takes turns with the portfolio."""
@@ -30,61 +28,6 @@ DIRECTED_MAX: Final = 400
 """Directed schedules in all."""
 DIRECTED_EVERY: Final = 4
 """Afterwards one run in so many is directed."""
-
-
-@attrs.define(eq=False)
-class Failure:
-    """A failing run, and how to have it again."""
-
-    run: Run
-    schedule: str
-    """As found: in constraint form where it was directed, else in seed form."""
-    seed: int
-    number: int
-    """Which schedule of the campaign it was, from 1."""
-    strategy: str
-
-    @property
-    def error(self) -> BaseException:
-        """What went wrong."""
-        assert self.run.error is not None
-        return self.run.error
-
-
-@attrs.define(eq=False)
-class Campaign:
-    """What a campaign found."""
-
-    strategy: str
-    seed: int
-    schedules: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    failures: list[Failure] = attrs.field(factory=list)
-    covered: Counter[str] = attrs.field(factory=Counter)
-    hoped: set[str] = attrs.field(factory=set)
-    disturbed: Counter[str] = attrs.field(factory=Counter)
-    """How often each kind of disturbance was carried out."""
-    digests: set[str] = attrs.field(factory=set)
-    """Distinct runs."""
-    verdict: str = "sampled"
-    """`failed`, `sampled`, and for exhaustive search also `proved` or `truncated`."""
-
-    @property
-    def failure(self) -> Failure | None:
-        """The first failure."""
-        return self.failures[0] if self.failures else None
-
-    def missing(self) -> list[str]:
-        """What `sometimes` asked for and no run ever saw."""
-        return sorted(name for name in self.hoped if not self.covered[name])
-
-    def raise_failure(self) -> None:
-        """Raise the first failure's error; `InvariantError` when a `sometimes` never happened."""
-        if self.failure is not None:
-            raise self.failure.error
-        if self.missing():
-            raise InvariantError("sometimes", f"never happened in {self.schedules} schedules: {', '.join(self.missing())}")
 
 
 def explore(
@@ -119,7 +62,7 @@ def explore(
             if number >= schedules or (seconds is not None and time.perf_counter() - began > seconds):
                 break
             result = attempt()
-            _count(campaign, result)
+            campaign.count(result)
             if on_run is not None:
                 on_run(number, result)
             if result.failed:
@@ -129,15 +72,6 @@ def explore(
     campaign.seconds = time.perf_counter() - began
     campaign.verdict = "failed" if campaign.failures else "sampled"
     return campaign
-
-
-def _count(campaign: Campaign, result: Run) -> None:
-    campaign.schedules += 1
-    campaign.steps += len(result.steps)
-    campaign.covered.update(result.covered)
-    campaign.hoped |= result.hoped
-    campaign.disturbed.update(item.kind for item in result.disturbances)
-    campaign.digests.add(result.digest)
 
 
 class Planner:
@@ -233,30 +167,20 @@ class Planner:
         rng = random.Random(f"{self._seed} {strategy} {number}")
         policy = STRATEGIES[strategy](rng, self._profile)
         if self._kinds:
-            policy.disturber = _Disturber(rng, self._kinds, len(self._profile.steps)).disturb
+            policy.disturber = Disturber(rng, self._kinds, self._profile)
         return policy
 
     def _run(self, schedule: Schedule, policy: Policy | None, number: int) -> Run:
         return run(
-            self._scenario, schedule, mode=self._mode, seed=self._seed, policy=policy, driver=self._driver, **self._options
+            self._scenario,
+            schedule,
+            mode=self._mode,
+            seed=self._seed,
+            policy=policy,
+            driver=self._driver,
+            faults=self._kinds,
+            **self._options,
         )
-
-
-class _Disturber:
-    """Disturbs about one operation a run."""
-
-    def __init__(self, rng: random.Random, kinds: tuple[str, ...], steps: int) -> None:
-        self._rng = rng
-        self._kinds = kinds
-        self._chance = 1.0 / max(1, steps)
-
-    def disturb(self, actor: Actor) -> Disturbance | None:
-        """What to do to the operation that this actor is about to do."""
-        rng = self._rng
-        if rng.random() >= self._chance:
-            return None
-        kind = self._kinds[int(rng.random() * len(self._kinds))]
-        return Disturbance(kind, Address(actor.name, actor.op.label, actor.nth))
 
 
 def replay(scenario: Scenario, schedule: str, *, mode: Mode = "macro", faults: Iterable[str] = (), **options: Any) -> Run:
@@ -267,7 +191,7 @@ def replay(scenario: Scenario, schedule: str, *, mode: Mode = "macro", faults: I
     """
     plan = parse(schedule)
     if plan.seeded is None:
-        return run(scenario, plan, mode=mode, **options)
+        return run(scenario, plan, mode=mode, faults=faults, **options)
     seeded = plan.seeded
     if seeded.strategy not in STRATEGIES and seeded.strategy not in ("auto", "directed", "default"):
         raise ScheduleSyntaxError(schedule, f"unknown strategy {seeded.strategy!r}")

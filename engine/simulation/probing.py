@@ -11,19 +11,16 @@ import trio
 import trio.testing
 
 from engine.simulation.actors import Actor
-from engine.simulation.choices import Disturbance
 from engine.simulation.controller import Controller
+from engine.simulation.policy import DefaultOrder
 from engine.simulation.schedule import Schedule
 
 STEPS = 3
 """Steps of each task of the probe; trio's own order would let every task run once a pass."""
 
 
-class _Wanted:
+class _Wanted(DefaultOrder):
     """The policy of the probe: all of c, then all of a, then all of b."""
-
-    def begin(self, controller: Controller) -> None:
-        """Nothing to prepare."""
 
     def choose(self, ready: list[Actor], last: Actor | None) -> Actor:
         for name in ("main", "c", "a", "b"):
@@ -31,9 +28,6 @@ class _Wanted:
                 if actor.name == name:
                     return actor
         return ready[0]
-
-    def disturb(self, actor: Actor) -> Disturbance | None:
-        return None
 
 
 def overtakes(driver: Any) -> bool:

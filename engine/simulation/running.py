@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final, Literal
 
@@ -22,9 +22,10 @@ import trio.testing
 
 from engine.simulation.actors import Actor
 from engine.simulation.choices import Disturbance, Step
-from engine.simulation.controller import STEPS_MAX, Controller, DefaultOrder, Policy
+from engine.simulation.controller import STEPS_MAX, Controller
 from engine.simulation.driving import gated, hook_works, hooked
 from engine.simulation.errors import LeakError, RunAbandonedError, ScheduleUnmetError, SimulationSetupError
+from engine.simulation.policy import DefaultOrder, Policy
 from engine.simulation.primitives import controlled_by, controller_now, wrapped
 from engine.simulation.schedule import Mode, Schedule, parse
 from engine.simulation.traps import Traps
@@ -58,6 +59,10 @@ class Run:
     hoped: frozenset[str] = frozenset()
     mode: Mode = "macro"
     notes: tuple[str, ...] = ()
+    failed_at: int | None = None
+    """The index of the step that the failure came from; None where it came after all of them."""
+    forced: int = 0
+    """Holds that were given up, because what they waited for did not come, before anything had failed."""
     exact: bool = True
     """For a trace: whether the replay took exactly the steps of the run that it was taken from."""
 
@@ -86,14 +91,13 @@ class Run:
         )
 
 
-class Following:
+class Following(DefaultOrder):
     """Replays a trace: each segment's actor runs while it can; where it cannot, the rest of the segment is dropped."""
 
     def __init__(self, segments: tuple[tuple[str, int], ...]) -> None:
         self._segments = segments
         self._at = 0
         self._left = segments[0][1] if segments else 0
-        self._default = DefaultOrder()
 
     def begin(self, controller: Controller) -> None:
         """Start with the first segment."""
@@ -107,7 +111,7 @@ class Following:
                 if actor.name == name:
                     return actor
             self._next()
-        return self._default.choose(ready, last)
+        return super().choose(ready, last)
 
     def _catch_up(self) -> None:
         # Steps with nobody else ready are taken without asking, so what was taken is read from the log.
@@ -127,9 +131,6 @@ class Following:
         self._at += 1
         self._left = self._segments[self._at][1] if self._at < len(self._segments) else 0
 
-    def disturb(self, actor: Actor) -> Disturbance | None:
-        return None
-
 
 def run(
     scenario: Scenario,
@@ -141,6 +142,7 @@ def run(
     driver: Driver = "auto",
     strict: bool = False,
     steps_max: int = STEPS_MAX,
+    faults: Iterable[str] = (),
     dropped: frozenset[str] = frozenset(),
     dropped_items: frozenset[tuple[str, int]] = frozenset(),
     replace: bool = True,
@@ -163,10 +165,14 @@ def run(
         policy = Following(plan.segments) if plan.segments is not None else DefaultOrder()
     clock = trio.testing.MockClock(rate=0.0, autojump_threshold=0)
     controller = Controller(policy, plan, mode=mode, clock=clock, steps_max=steps_max)
-    simulation = Simulation(controller, seed=seed, dropped=dropped, dropped_items=dropped_items)
+    kinds = {*faults, *(item.kind for item in plan.disturbances)}
+    simulation = Simulation(controller, seed=seed, kinds=kinds, dropped=dropped, dropped_items=dropped_items)
     policy.begin(controller)
-    error = _drive(scenario, simulation, controller, clock, driver, replace)
-    unmet = controller.left_over()
+    try:
+        error = _drive(scenario, simulation, controller, clock, driver, replace)
+    finally:
+        simulation.close()
+    unmet = controller.plan.left_over()
     if error is None and strict and unmet:
         error = ScheduleUnmetError(tuple(unmet))
     result = Run(
@@ -174,7 +180,7 @@ def run(
         steps=controller.steps,
         woken=controller.woken,
         digest=controller.digest(),
-        disturbances=controller.disturbances,
+        disturbances=controller.plan.carried_out,
         unmet=unmet,
         seconds=clock.current_time(),
         started=tuple(simulation.started),
@@ -183,6 +189,8 @@ def run(
         hoped=frozenset(simulation.hoped),
         mode=controller.mode,
         notes=tuple(controller.notes),
+        failed_at=controller.failed_at(error),
+        forced=controller.plan.forced,
     )
     result.exact = not plan.fingerprint or result.digest.startswith(plan.fingerprint)
     return result
@@ -235,8 +243,7 @@ def _drive(
         error = leaks[0] if leaks else controller.failure or error
         if error is None:
             try:
-                for check in simulation.checks:
-                    check()
+                simulation.check_all()
             except Exception as problem:
                 error = problem
     return error

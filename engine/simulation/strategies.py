@@ -17,11 +17,16 @@ from typing import Final
 import attrs
 
 from engine.simulation.actors import Actor
-from engine.simulation.choices import Disturbance, Step
-from engine.simulation.controller import Controller
+from engine.simulation.choices import Address, Disturbance, Step
+from engine.simulation.policy import DefaultOrder
 
 FAIR_AFTER: Final = 2_000
 """Decisions after which a priority strategy becomes a random walk: a polling loop must not starve others."""
+
+
+FAULT_CHANCE: Final = 0.01
+CRASHES: Final = ("process", "power/0", "power/1", "power/2", "power/3", "power/4", "power/5", "power/6", "power/7")
+"""Ways to die: what was written stays, or one of the images that a power failure may leave."""
 
 
 @attrs.frozen
@@ -46,22 +51,59 @@ class Profile:
         )
 
 
-class RandomWalk:
+class Disturber:
+    """Disturbs about one operation a run, of the kinds it may, beside the order that a strategy chooses."""
+
+    def __init__(self, rng: random.Random, kinds: Sequence[str], profile: Profile) -> None:
+        self._rng = rng
+        self._kinds = [kind for kind in kinds if kind not in ("cut", "fault")]
+        self._cuts = "cut" in kinds
+        self._faults = "fault" in kinds
+        self._chance = 1.0 / max(1, len(profile.steps))
+
+    def disturb(self, actor: Actor) -> Disturbance | None:
+        """What to do to the operation that this actor is about to do."""
+        rng = self._rng
+        if not self._kinds or rng.random() >= self._chance:
+            return None
+        kind = self._kinds[int(rng.random() * len(self._kinds))]
+        value = "1"
+        if kind == "crash":
+            value = CRASHES[int(rng.random() * len(CRASHES))]
+        return Disturbance(kind, Address(actor.name, actor.op.label, actor.nth), value)
+
+    def cut(self, waiting: int) -> int:
+        """Where to cut a batch, in a third of the cases."""
+        rng = self._rng
+        return 1 + int(rng.random() * (waiting - 1)) if self._cuts and rng.random() < 1 / 3 else 0
+
+    def fault(self, ways: Sequence[str]) -> str | None:
+        """How an operation of the disk fails; about one in a hundred does."""
+        rng = self._rng
+        if not self._faults or not ways or rng.random() >= FAULT_CHANCE:
+            return None
+        return ways[int(rng.random() * len(ways))]
+
+
+class RandomWalk(DefaultOrder):
     """Anybody who is ready, with equal chances."""
 
     def __init__(self, rng: random.Random, profile: Profile) -> None:
         self.rng = rng
         self.profile = profile
-        self.disturber: Callable[[Actor], Disturbance | None] | None = None
-
-    def begin(self, controller: Controller) -> None:
-        """Nothing to prepare."""
+        self.disturber: Disturber | None = None
 
     def choose(self, ready: list[Actor], last: Actor | None) -> Actor:
         return ready[int(self.rng.random() * len(ready))]
 
     def disturb(self, actor: Actor) -> Disturbance | None:
-        return self.disturber(actor) if self.disturber is not None else None
+        return self.disturber.disturb(actor) if self.disturber is not None else None
+
+    def cut(self, waiting: int) -> int:
+        return self.disturber.cut(waiting) if self.disturber is not None else 0
+
+    def fault(self, ways: Sequence[str]) -> str | None:
+        return self.disturber.fault(ways) if self.disturber is not None else None
 
 
 class UniformRandomWalk(RandomWalk):

@@ -9,44 +9,22 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import attrs
 import trio
 
 from engine.simulation.choices import clean_label
 from engine.simulation.controller import Controller
 from engine.simulation.errors import InvariantError
+from engine.simulation.virtual import SeededIds, VirtualClock
+
+if TYPE_CHECKING:
+    from engine.runtime import Engine
+    from engine.simulation.hosting import Host, Process
 
 T = TypeVar("T")
-
-EPOCH_MS: Final = 1_700_000_000_000
-"""The wall clock at virtual second 0 of every run: an arbitrary day in 2023."""
-
-
-class VirtualClock:
-    """The wall clock of a run: virtual seconds since the run began, on top of a fixed day."""
-
-    def now_ms(self) -> int:
-        """Milliseconds since 1970."""
-        return EPOCH_MS + int(trio.current_time() * 1000)
-
-
-@attrs.define(eq=False)
-class SeededIds:
-    """Ids from the run's seed: one stream a prefix, so that they are stable under edits elsewhere."""
-
-    rng: Callable[[str], random.Random]
-
-    def new_id(self, prefix: str) -> str:
-        """A new id."""
-        return f"{prefix}_{self.rng('ids ' + prefix).getrandbits(48):012x}"
-
-    def new_epoch(self) -> str:
-        """A new epoch id: 12 hexadecimal digits."""
-        return f"{self.rng('epochs').getrandbits(48):012x}"
 
 
 class Actors:
@@ -89,11 +67,14 @@ class Simulation:
         controller: Controller,
         *,
         seed: int,
+        kinds: Collection[str] = (),
         dropped: frozenset[str] = frozenset(),
         dropped_items: frozenset[tuple[str, int]] = frozenset(),
     ) -> None:
         self.controller = controller
         self.seed = seed
+        self.kinds = kinds
+        """The kinds of disturbance that may happen in this run."""
         self.dropped = dropped
         self.dropped_items = dropped_items
         self.started: list[str] = []
@@ -106,6 +87,7 @@ class Simulation:
         self.clock = VirtualClock()
         self.ids = SeededIds(self.random)
         self._streams: dict[str, random.Random] = {}
+        self._host: Host | None = None
 
     # --- the world ----------------------------------------------------------------------------------
 
@@ -132,6 +114,44 @@ class Simulation:
     def note(self, value: object) -> None:
         """Put a value into the run's digest: two runs of the same schedule must note the same."""
         self.controller.notes.append(repr(value))
+
+    # --- the engine --------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> Host:
+        """The simulated machine: its disk, its processes, what was acknowledged. Made on first use."""
+        if self._host is None:
+            from engine.simulation.hosting import Host
+
+            self._host = Host(self.controller, self.seed, kinds=self.kinds)
+        return self._host
+
+    def engine(self, name: str = "sim.db", **options: Any) -> AbstractAsyncContextManager[Engine]:
+        """The real engine on the simulated disk: `async with sim.engine() as engine:`; options are `open_engine`'s.
+
+        The first one of a run finds a log that was opened once before; a later one finds what was left.
+        """
+        return self.host.engine(name, **options)
+
+    def process(self) -> AbstractAsyncContextManager[Process]:
+        """What a crash ends: `async with sim.process() as process:` around an engine and its actors.
+
+        A `crash` disturbance cancels the block and freezes the disk; exceptions of a dying process are nobody's. After the
+        block `process.crashed` says whether it died, and the disk is as the crash left it, for the next process.
+        """
+        return self.host.process()
+
+    def check_all(self) -> None:
+        """Check what the scenario asked for and, where it had an engine, every promise of the engine. Raises what fails."""
+        for check in self.checks:
+            check()
+        if self._host is not None:
+            self._host.check()
+
+    def close(self) -> None:
+        """Let go of the machine. The runner does it at the end of every run."""
+        if self._host is not None:
+            self._host.close()
 
     # --- what must hold -------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ other name (https://sqlite.org/howtocorrupt.html section 2.5), and two owners wo
 can be read while the lock is held.
 
     user_version
-        the owner's pid. The file has no table and one page of one disk sector, so no crash and no full disk leaves it torn
-        (https://sqlite.org/fileformat2.html#user_version_number).
+        the owner's pid (https://sqlite.org/fileformat2.html#user_version_number). The file has no table and one page of one
+        disk sector, so no dying process and no full disk leaves it torn. A power failure may leave zeros or garbage in a
+        file that is never synced; nothing in it is worth keeping, so the next owner empties it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ class Ownership:
         except apsw.Error as problem:
             raise translate(problem, operation) from None
         try:
-            self._acquire()
+            try:
+                self._acquire()
+            except (apsw.NotADBError, apsw.CorruptError):
+                self._empty()
+                self._acquire()
         except apsw.Error as problem:
             error = self._refused() if is_busy(problem) else translate(problem, operation)
             close(self._connection)
@@ -66,6 +71,18 @@ class Ownership:
             # A full disk must not keep an owner from reading; the lock is held, only its pid is not told yet.
             if not connection.in_transaction:
                 connection.execute("BEGIN IMMEDIATE")
+
+    def _empty(self) -> None:
+        """Make an empty database of whatever a power failure left, under SQLite's own locks.
+
+        Source: https://sqlite.org/c3ref/c_dbconfig_defensive.html (SQLITE_DBCONFIG_RESET_DATABASE).
+        """
+        connection = self._connection
+        connection.config(apsw.SQLITE_DBCONFIG_RESET_DATABASE, 1)
+        try:
+            connection.execute("VACUUM")
+        finally:
+            connection.config(apsw.SQLITE_DBCONFIG_RESET_DATABASE, 0)
 
     def tell(self) -> None:
         """Write the pid, where a full disk was in the way when the lock was taken.

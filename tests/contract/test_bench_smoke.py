@@ -20,6 +20,7 @@ FIGURES = {
     "slow_disk": (3, {"longest"}),
     "streaming": (2, {"WAL MB", "log's own MB", "beyond MB", "beyond per MB of text"}),
     "cost": (5, {"us/event", "share"}),
+    "first_bug": (10, {"random", "auto"}),
 }
 """Each benchmark's least number of rows, and the columns that hold a number in every row."""
 

@@ -32,7 +32,7 @@ from engine.events import (
     ToolUpdated,
     UsageRecorded,
 )
-from tests.support.checkers import projection_tables, rows_of
+from engine.simulation.oracles import projection_tables, rows_of
 from tests.support.engines import checked_engine, raw
 
 MESSAGES = ("streaming", "completed", "swept", "unknown", "user", "removed", "never")

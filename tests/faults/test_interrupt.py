@@ -16,7 +16,7 @@ import trio.testing
 
 from engine import open_engine
 from engine.ports import Mailbox, Ports
-from tests.support.checkers import check_log
+from engine.simulation.oracles import check_log
 from tests.support.engines import raw
 
 T = TypeVar("T")

@@ -29,6 +29,7 @@ from engine.errors import (
 )
 from engine.events import SessionNoted
 from engine.ports import Ports
+from engine.store.owner import Ownership
 from tests.support.disk import failing_disk
 from tests.support.logs import examine
 
@@ -351,3 +352,20 @@ async def test_opening_a_log_that_somebody_holds_locked_is_busy_and_not_a_hang(t
     foreign.close()
     async with open_engine(path) as engine:
         await engine.create_session("s")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\0" * 512, b"\0" * 100, b"x", b"SQLite format 3\0" + bytes(range(1, 249)) * 2, bytes(range(256)) * 16],
+    ids=["zeros", "short", "one byte", "garbage behind the header", "longer garbage"],
+)
+def test_a_power_failure_in_the_side_file_keeps_nobody_out(tmp_path, content):
+    """Whatever stands in the side file that no live owner holds, the next owner takes it, and is found to be the owner."""
+    path = tmp_path / "log.db"
+    (tmp_path / "log.db-owner").write_bytes(content)
+    owner = Ownership(str(path))
+    try:
+        with pytest.raises(OwnedError, match="this process"):
+            Ownership(str(path))
+    finally:
+        owner.close()

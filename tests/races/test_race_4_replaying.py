@@ -16,7 +16,7 @@ from engine.events import MessageUpdated, PartDelta, PartUpdated
 from engine.limits import Limits
 from engine.ports import Ports
 from engine.runtime import open_files
-from tests.support.checkers import projection_tables, rows_of
+from engine.simulation.oracles import projection_tables, rows_of
 from tests.support.engines import checked_engine, raw
 from tests.support.projections import OWN, ChatCounted, ChatOpened, Chats
 

@@ -18,7 +18,7 @@ import trio.testing
 
 from engine import Engine, Receipt, open_engine
 from engine.ports import Ports
-from tests.support.checkers import check_log
+from engine.simulation.oracles import check_log
 
 T = TypeVar("T")
 Call = Callable[[], Awaitable[object]]
@@ -36,6 +36,8 @@ async def checked_engine(
 ) -> AsyncIterator[Engine]:
     """An open engine; once its block was left without an error, every invariant of its file is checked."""
     options.setdefault("durability", "normal")
+    # On a busy machine a probe of the disk would find it slow and start the helper, which has tests of its own.
+    options.setdefault("sync", "commit")
     events, projections = tuple(events), tuple(projections)
     async with open_engine(path, events=events, projections=projections, **options) as engine:
         yield engine

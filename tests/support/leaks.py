@@ -294,7 +294,7 @@ HIDDEN = {
 
 
 async def nothing_leaks(sim: Simulation) -> None:
-    """Every source that a run answers (but for local time: its zone is the host's), and three actors: the same everywhere."""
+    """All that a run answers (but for local time, whose zone is the host's), and three actors: the same everywhere."""
     for scenario in ANSWERED:
         if scenario not in (today, the_hour_as_text):
             await scenario(sim)

@@ -1,0 +1,329 @@
+"""What a simulated process is: an engine on a simulated disk, its death, and the next process on what it left.
+
+Owns: the disk of a run and its template, the engine's ports, crashes, what was acknowledged. Must not know: strategies.
+
+Every run begins with the template: a log that was opened once, so that no run pays for creating the schema. A crash ends
+the `process` block: its tasks are cancelled, but whatever they still do changes nothing on the disk, their exceptions are
+nobody's, and what they are told counts no more. `process` keeps all that was written; `power/n` keeps the nth image of
+what a power failure may leave at that point (see `disk`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import apsw
+import attrs
+import trio
+
+from engine.events import Receipt
+from engine.limits import Limits
+from engine.ports import Ports
+from engine.runtime import Engine, open_engine, open_files
+from engine.simulation.actors import Actor
+from engine.simulation.controller import Controller
+from engine.simulation.disk import WAYS, Disk, Image, Medium
+from engine.simulation.engine_ports import (
+    SimulatedMailbox,
+    SimulatedReply,
+    lose,
+    session_calls,
+    simulated_spawn,
+    simulated_step,
+)
+from engine.simulation.errors import InvariantError, SimulationSetupError, UnansweredError
+from engine.simulation.oracles import check_log, check_receipts
+from engine.simulation.primitives import wrapped
+from engine.simulation.virtual import EPOCH_MS, SeededIds, VirtualClock
+
+POWER_IMAGES: Final = 8
+"""Images of a power failure that `crash@...=power/n` can name at one point."""
+ANSWER_WITHIN_S: Final = 120.0
+"""Virtual seconds in which an accepted command must be answered: more than every limit of the engine together."""
+DATABASE: Final = "sim.db"
+
+
+@attrs.define(eq=False)
+class Process:
+    """What a crash ends."""
+
+    crashed: bool = False
+    how: str = ""
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+
+class _Shared:
+    """What all runs of this operating system process share: one registered disk, and templates."""
+
+    def __init__(self) -> None:
+        self.disk: Disk | None = None
+        self.now_ms = EPOCH_MS
+        self.templates: dict[tuple[Any, ...], Image] = {}
+        self.checked: set[tuple[str, bytes]] = set()
+        """Final states that passed every check."""
+
+    def get(self) -> Disk:
+        if self.disk is None:
+            self.disk = Disk(clock=lambda: self.now_ms)
+        return self.disk
+
+
+_shared = _Shared()
+
+
+class Host:
+    """The simulated machine of one run."""
+
+    def __init__(self, controller: Controller, seed: int, *, kinds: Collection[str]) -> None:
+        self._controller = controller
+        self._seed = seed
+        self._recording = "crash" in kinds
+        self._failing = "fault" in kinds
+        self._stack = ExitStack()
+        self._processes: list[Process] = []
+        self.dense = True
+        """Whether seqs have no holes; a scenario that replaces imported events sets it to False."""
+        self._image: Image | None = None
+        self._log: Any = None
+        self._fresh = True
+        self._options: dict[str, dict[str, Any]] = {}
+        self._cores: list[Any] = []
+        self._ids = SeededIds(self._random)
+        self._streams: dict[str, random.Random] = {}
+        self.receipts: list[Receipt] = []
+        """What was acknowledged before any crash of its process, in order."""
+        self.logged: list[logging.LogRecord] = []
+        """What the engine logged in this run. It goes nowhere else: thousands of runs would flood any log."""
+        self._stack.enter_context(_collected(self.logged))
+        self.disk = _shared.get()
+        self.disk.heal()
+        self.disk.operations.clear()
+        self.disk.restore(Image({}))
+        self._stack.enter_context(self.disk.default())
+        self._stack.enter_context(wrapped(session_calls()))
+        controller.on_receipt = self._acknowledged
+        controller.can["crash"] = self.crash
+        controller.can["lose"] = lose
+
+    def close(self) -> None:
+        """Put back what was replaced."""
+        self.disk.stop()
+        self.disk.heal()
+        self._stack.close()
+
+    def _random(self, name: str) -> random.Random:
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = random.Random(f"{self._seed} {name}")
+        return stream
+
+    def ports(self) -> Ports:
+        """The engine's ports into this simulation."""
+        mailboxes: list[SimulatedMailbox] = []
+
+        def mailbox(name: str, *, items_max: int, bytes_max: int) -> SimulatedMailbox:
+            made = SimulatedMailbox(name, items_max=items_max, bytes_max=bytes_max)
+            mailboxes.append(made)
+            return made
+
+        return Ports(
+            clock=VirtualClock(),
+            ids=self._ids,
+            mailbox=mailbox,
+            reply=SimulatedReply,
+            step=simulated_step(mailboxes),
+            spawn=simulated_spawn,
+            vfs=self.disk.name,
+        )
+
+    @asynccontextmanager
+    async def engine(self, name: str = DATABASE, **options: Any) -> AsyncIterator[Engine]:
+        """An engine on the simulated disk; see `Simulation.engine`."""
+        path = self.disk.path(name)
+        if self._fresh:
+            self._fresh = False
+            self._begin(path, options)
+        options.setdefault("ports", self.ports())
+        options.setdefault("sync", "commit")
+        self._options[path] = options
+        async with open_engine(path, **options) as engine:
+            self._cores.append(engine._core)
+            try:
+                yield engine
+            finally:
+                self._cores.remove(engine._core)
+
+    def _begin(self, path: str, options: dict[str, Any]) -> None:
+        events: Sequence[Any] = tuple(options.get("events", ()))
+        projections: Sequence[Any] = tuple(options.get("projections", ()))
+        key = (path, events, projections)
+        image = _shared.templates.get(key)
+        if image is None:
+            image = _shared.templates[key] = _make_template(self.disk, path, events, projections)
+        self.disk.restore(image)
+        if self._recording:
+            self._log = self.disk.record()
+        if self._failing:
+            self.disk.decide = self._fault
+
+    # --- dying --------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def process(self) -> AsyncIterator[Process]:
+        """What a crash ends; see `Simulation.process`."""
+        process = Process()
+        self._processes.append(process)
+        try:
+            with process.scope:
+                yield process
+        except BaseException:
+            if not process.crashed:
+                raise
+        finally:
+            self._processes.remove(process)
+            if process.crashed:
+                self._restart()
+
+    def crash(self, actor: Actor | None, value: str) -> bool:
+        """Kill the innermost process now. False where there is none, or it is dead already."""
+        if not self._processes or self._processes[-1].crashed:
+            return False
+        process = self._processes[-1]
+        process.crashed, process.how = True, value
+        how, _, number = value.partition("/")
+        if how == "power":
+            if self._log is None:
+                raise SimulationSetupError("a power failure needs a recorded disk: pass faults with 'crash'")
+            medium = Medium(self._log)
+            medium.advance(len(self._log.records))
+            images = list(medium.images(random.Random(f"{self._seed} power"), POWER_IMAGES))
+            self._image = images[int(number or len(images) - 1) % len(images)]
+        else:
+            self._image = None
+        self.disk.crash()
+        process.scope.cancel()
+        return True
+
+    def _restart(self) -> None:
+        if self._image is None:
+            self.disk.restart()
+            return
+        self.disk.restore(self._image)
+        if any(options.get("durability") == "normal" for options in self._options.values()):
+            self._forget_lost()
+            self.disk.restore(self._image)
+        if self._recording:
+            self._log = self.disk.record()
+
+    def _forget_lost(self) -> None:
+        """With durability "normal" a power failure may take the newest commits: nothing that is older than what it left."""
+        (path,) = self._options
+        connection = apsw.Connection(path, vfs=self.disk.name)
+        try:
+            top: Any = connection.execute("SELECT coalesce(max(position), 0) FROM event").get
+            check_receipts(connection, [found for found in self.receipts if (found.position or 0) <= top])
+        finally:
+            connection.close()
+        self.receipts = [found for found in self.receipts if (found.position or 0) <= top]
+
+    @property
+    def alive(self) -> bool:
+        """Whether no process is dying."""
+        return not any(process.crashed for process in self._processes)
+
+    def _acknowledged(self, receipt: Receipt) -> None:
+        if not self.alive:
+            return
+        self.receipts.append(receipt)
+        self.disk.mark(receipt)
+        for core in self._cores:
+            if core.files.log.connection.in_transaction:
+                self._controller.fail(InvariantError("a reply comes after COMMIT", f"{receipt} came inside a transaction"))
+        stored = [entry.position for entry in receipt.events if entry.position is not None]
+        if stored and self._cores and max(stored) > max(core.hub.published for core in self._cores):
+            self._controller.fail(InvariantError("events are published before replies", f"{receipt} came first"))
+
+    # --- what must hold -----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Check every log of this run, each distinct state once, and that everything accepted was answered.
+
+        Raises `InvariantError` and `UnansweredError`. The logs are rebuilt by it: it is the last thing a run does.
+        """
+        for reply in self._controller.replies:
+            if reply.accepted and not reply.answered:
+                raise UnansweredError("an accepted command", 0.0)
+            if reply.answered_after_s > ANSWER_WITHIN_S:
+                raise UnansweredError("an accepted command", reply.answered_after_s)
+        self.disk.heal()
+        self.disk.stop()
+        receipts = tuple(self.receipts)
+        for path, options in self._options.items():
+            name = path.removeprefix(f"{self.disk.directory}/")
+            state = hashlib.blake2b(digest_size=16)
+            for part in (name, f"{name}-wal"):
+                state.update(self.disk.content(part) if part in self.disk.names() else b"-")
+            state.update(repr([(r.session_id, r.incarnation, r.events) for r in receipts]).encode())
+            key = (path, state.digest())
+            if key in _shared.checked:
+                continue
+            check_log(
+                path,
+                events=options.get("events", ()),
+                projections=options.get("projections", ()),
+                dense=self.dense,
+                receipts=receipts if len(self._options) == 1 else (),
+                vfs=self.disk.name,
+            )
+            _shared.checked.add(key)
+
+    # --- failing ------------------------------------------------------------------------------------
+
+    def _fault(self, operation: str, kind: str, number: int) -> str | None:
+        ways = [way for way in WAYS.get(operation, ()) if way not in ("crash", "lie")]
+        return self._controller.fault(f"{kind} {operation}", number, ways)
+
+
+class _Collector(logging.Handler):
+    def __init__(self, records: list[logging.LogRecord]) -> None:
+        super().__init__()
+        self.records = records
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        self.records.append(record)
+        return True
+
+
+@contextmanager
+def _collected(records: list[logging.LogRecord]) -> Iterator[None]:
+    log = logging.getLogger("engine")
+    handler = _Collector(records)
+    propagates, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = propagates
+
+
+def _make_template(disk: Disk, path: str, events: Sequence[Any], projections: Sequence[Any]) -> Image:
+    """A log that was opened once by a process of its own, and closed."""
+    rng = random.Random("template")
+    ports = Ports(clock=_Fixed(), ids=SeededIds(lambda _: rng), vfs=disk.name)
+    files = open_files(path, durability="normal", events=events, projections=projections, limits=Limits(), ports=ports)
+    try:
+        files.begin()
+    finally:
+        files.close()
+    return disk.snapshot()
+
+
+class _Fixed:
+    def now_ms(self) -> int:
+        return EPOCH_MS - 1000
