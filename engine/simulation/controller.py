@@ -192,7 +192,7 @@ class Controller:
         if not ready:
             self._last = None
             return None
-        chosen = ready[0] if len(ready) == 1 else self.policy.choose(ready, last)
+        chosen = ready[0] if len(ready) == 1 else self._preferred() or self.policy.choose(ready, last)
         self._disturb(chosen)
         ready.remove(chosen)
         self._begin_step(chosen, len(ready) + 1)
@@ -259,7 +259,16 @@ class Controller:
             place = (actor.name, actor.op.label, actor.nth)
             if not self.plan.holds(place):
                 self._held.remove(actor)
-                self.ready.append(actor)
+                # It has waited the longest.
+                self.ready.insert(0, actor)
+
+    def _preferred(self) -> Actor | None:
+        for held in self._held:
+            name = self.plan.preferred((held.name, held.op.label, held.nth))
+            for actor in self.ready if name is not None else ():
+                if actor.name == name:
+                    return actor
+        return None
 
     def _disturb(self, actor: Actor) -> None:
         plan = self.plan

@@ -105,7 +105,9 @@ def wrapped(wrappers: list[tuple[Any, str, Callable[..., Any]]] | None = None) -
     replaced: list[tuple[Any, str, Any]] = []
     try:
         for owner, name, wrapper in _methods() if wrappers is None else wrappers:
-            if name not in vars(owner):
+            if isinstance(owner, type):  # trio.Lock inherits its acquire
+                owner = next((base for base in owner.__mro__ if name in vars(base)), owner)
+            if name not in vars(owner) or any(home is owner and known == name for home, known, _ in replaced):
                 continue
             original = vars(owner)[name]
             setattr(owner, name, _wrap(original, wrapper))
