@@ -77,7 +77,7 @@ class _Picker(_Watch):
             raise RunAbandonedError
         if self._chosen is not None:
             chosen, self._chosen = self._chosen, None
-            batch[:] = [chosen.task]
+            batch[:] = self._beside(chosen.task, batch)
             self._hold_place()
             return
         actors = controller.actors
@@ -101,6 +101,19 @@ class _Picker(_Watch):
         if controller.abandoned:
             raise RunAbandonedError
         self._hold_place()
+
+    def _beside(self, chosen: Any, batch: list[Any]) -> list[Any]:
+        """What runs with a task that was chosen before the clock moved; whom the clock woke since then has arrived."""
+        actors = self.controller.actors
+        placeholder, self._placeholder = self._placeholder, None
+        own: list[Any] = []
+        for task in batch:
+            actor = actors.get(task)
+            if actor is None:
+                own.append(task)
+            elif task is not chosen and task is not placeholder:
+                self.controller.arrived(actor)
+        return [*own, chosen]
 
     def _hold_place(self) -> None:
         controller = self.controller
