@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import attrs
 
-from engine.simulation.exploring import Failure, replay
+from engine.simulation.campaign import Failure
+from engine.simulation.exploring import replay
 from engine.simulation.policy import Policy
 from engine.simulation.running import Run, Scenario, run
 from engine.simulation.sampling import Wandering
