@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import outcome
 import trio
-import trio.testing
 
 from engine.simulation.actors import BARE, START, WAKE, Actor, has_timer, seconds_to_deadline, short_name, where_it_waits
 from engine.simulation.choices import Address, Disturbance, Op, Step, clean_label
@@ -25,6 +24,7 @@ from engine.simulation.errors import DeadlockError, LivelockError, RunAbandonedE
 from engine.simulation.plan import Plan
 from engine.simulation.policy import DefaultOrder, Policy
 from engine.simulation.schedule import Mode, Schedule
+from engine.simulation.virtual import SimulatedClock
 
 STEPS_MAX: Final = 20_000
 """Steps of a run before it counts as a livelock."""
@@ -36,6 +36,8 @@ STUCK_AFTER_S: Final = 60.0
 STUCK_JUMPS: Final = 40
 """Virtual seconds, and jumps, in which only housekeeping timers fired: then the actors are deadlocked."""
 
+NEVER: Final = 1e12
+"""A deadline beyond this is none."""
 ENGINE_HOST: Final = "engine.runtime.core.host"
 """The task that starts the engine's own actors."""
 EVICTIONS_MAX: Final = 50
@@ -51,7 +53,7 @@ class Controller:
         schedule: Schedule,
         *,
         mode: Mode = "macro",
-        clock: trio.testing.MockClock,
+        clock: SimulatedClock,
         steps_max: int = STEPS_MAX,
     ) -> None:
         self.policy = policy
@@ -91,8 +93,10 @@ class Controller:
         self._bare = 0
         self._idle_jumps = 0
         self._progress_at = 0.0
-        self._evictions = 0
+        self.evictions = 0
         self._steps_max = steps_max
+        self.nobody_waits: Callable[[], bool] | None = None
+        """Whether trio has nobody to run but the task that runs; None where the driver cannot tell."""
 
     # --- told by the drivers and the patched primitives -----------------------------------------
 
@@ -123,6 +127,31 @@ class Controller:
         last = self._last
         if last is not None:
             last.announced = op
+
+    def goes_on(self, op: Op) -> bool:
+        """Begin the running actor's next step without asking trio, where it is the only one who could run anyway.
+
+        Whether it did; if not, the caller announces the operation and yields.
+        """
+        actor = self._last
+        if (
+            actor is None
+            or self.ready
+            or self._held
+            or self._arrived
+            or self.nobody_waits is None
+            or not self.nobody_waits()
+            or len(self.steps) >= self._steps_max
+        ):
+            return False
+        nth = actor.counts.get(op.label, 0) + 1
+        self._end_step(actor)
+        if self.failure is not None or self.plan.holds((actor.name, op.label, nth)):
+            return False
+        actor.op, actor.nth = op, nth
+        self._disturb(actor)
+        self._begin_step(actor, 1)
+        return True
 
     def name_object(self, thing: Any, kind: str) -> str:
         """A stable name for an object of this run: who used it first, its kind, and which of that actor's it is.
@@ -214,7 +243,7 @@ class Controller:
         self._last = actor
         self._bare = 0
         if not actor.housekeeping:
-            self._progress_at = self.clock.current_time()
+            self._progress_at = self.clock.now
             self._idle_jumps = 0
         self.steps.append(Step(actor.name, op.label, actor.nth, op, ready))
 
@@ -271,45 +300,41 @@ class Controller:
 
     # --- when nobody can run -------------------------------------------------------------------------
 
-    def idle(self) -> bool:
+    def idle(self, deadline: float) -> bool:
         """Nobody is ready: move the clock, or release a hold, or say that it is a deadlock. Whether to go on."""
-        deadline = seconds_to_deadline()
-        if self._held and (deadline is None or self._idle_jumps >= HOLD_JUMPS_MAX or not self._actors_have_timers()):
+        never = deadline > NEVER
+        if self._held and (never or self._idle_jumps >= HOLD_JUMPS_MAX or not self._actors_have_timers()):
             actor = self._held.pop(0)
             self.plan.let_go((actor.name, actor.op.label, actor.nth), early=not self.thrown)
             self.ready.append(actor)
             self._idle_jumps = 0
             return True
-        if deadline is None:
+        if never:
             self._stuck()
             return False
         self._idle_jumps += 1
         if (
             self._idle_jumps > STUCK_JUMPS
-            and self.clock.current_time() - self._progress_at > STUCK_AFTER_S
+            and self.clock.now - self._progress_at > STUCK_AFTER_S
             and not self._actors_have_timers()
         ):
             self._stuck()
             return False
-        self.jump(deadline)
-        return True
-
-    def jump(self, seconds: float) -> None:
-        """Let virtual time pass."""
         self.jumps += 1
-        self.clock.jump(seconds)
+        self.clock.jump_to(deadline)
+        return True
 
     def _jump_for(self, actor: Actor, value: str) -> bool:
         deadline = seconds_to_deadline()
         if deadline is None:
             return False
-        self.jump(deadline)
+        self.jumps += 1
+        self.clock.jump(deadline)
         return True
 
     def _actors_have_timers(self) -> bool:
-        return any(
-            not actor.housekeeping and has_timer(actor.task) for actor in self.names.values() if actor.task is not None
-        )
+        own = [actor for actor in self.names.values() if actor.task is not None and not actor.housekeeping]
+        return any(has_timer(actor.task) for actor in own if actor not in self._held)
 
     def exited(self, task: Any) -> None:
         """A task of the program ended."""
@@ -341,14 +366,14 @@ class Controller:
             main = self.actors[next(iter(self.actors))]
             self._set_failure(DeadlockError(tuple(waiting or [f"main ({main.waiting or where_it_waits(main.task)})"])))
             self._cancel_all()
-        elif self._evictions < EVICTIONS_MAX:
+        elif self.evictions < EVICTIONS_MAX:
             self._evict()
         else:
             self.abandoned = True
 
     def _evict(self) -> None:
         """Cancellation did not end it, something shields itself: throw everybody out of what they wait for."""
-        self._evictions += 1
+        self.evictions += 1
         for actor in list(self.names.values()):
             if actor.task is not None and actor.parked is None:
                 try:
@@ -384,7 +409,7 @@ class Controller:
     def digest(self) -> str:
         """A hash of every decision, every note and the time that passed."""
         text = "\n".join([f"{step.actor}#{step.label}[{step.nth}]" for step in self.steps])
-        tail = f"\n{self.notes}\n{self.clock.current_time():.9f}\n{[str(item) for item in self.plan.carried_out]}"
+        tail = f"\n{self.notes}\n{self.clock.now:.9f}\n{[str(item) for item in self.plan.carried_out]}"
         return hashlib.blake2b((text + tail).encode(), digest_size=16).hexdigest()
 
 

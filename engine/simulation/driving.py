@@ -8,7 +8,7 @@ Owns: every use of trio's internals, and the gate that needs none. Must not know
 - The gate needs public API only: every task that a nursery starts is wrapped so that it parks, after each of trio's
   wake-ups, until an instrument resumes exactly one. Both give the same decisions, steps and digests.
 
-In both, `MockClock(autojump_threshold=0)` keeps the loop from sleeping, and the controller moves the clock.
+In both, the run's clock keeps trio from sleeping: trio asks it how long to, exactly when no task can run.
 Invariants: what a driver replaced is put back when its block is left; a run that nothing can end is abandoned
 with `RunAbandonedError`, never waited for.
 """
@@ -19,10 +19,9 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import trio
-import trio.testing
 
 from engine.simulation.actors import Actor
 from engine.simulation.controller import Controller
@@ -34,12 +33,15 @@ except ImportError:  # a trio that moved them: the gate is used
     internals = None  # type: ignore[assignment]
 
 
+IDLE_S: Final = 3600.0
+"""What trio may sleep while somebody waits in `wait_all_tasks_blocked`: it wakes them instead."""
+
+
 class _Watch(trio.abc.Instrument):
     """What both drivers ask trio to tell."""
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
-        self.problem: BaseException | None = None
 
     def task_spawned(self, task: Any) -> None:
         if not task.name.startswith("<"):
@@ -47,12 +49,6 @@ class _Watch(trio.abc.Instrument):
 
     def task_exited(self, task: Any) -> None:
         self.controller.exited(task)
-
-    def fail(self, problem: BaseException) -> None:
-        """An exception in an instrument would vanish: keep it, and end the run."""
-        if self.problem is None:
-            self.problem = problem
-        self.controller.abandoned = True
 
 
 # --- the hook -------------------------------------------------------------------------------------
@@ -122,28 +118,30 @@ class _Picker(_Watch):
             self._placeholder = waiting[0].task
             internals.GLOBAL_RUN_CONTEXT.runner.runq.append(self._placeholder)
 
-    def before_io_wait(self, timeout: float) -> None:
-        runner: Any = internals.GLOBAL_RUN_CONTEXT.runner
-        if runner.runq or not self.controller.live:
-            return
+    def idle(self, deadline: float) -> float:
+        """Trio has nobody to run: choose among those who wait for something else than trio, or let time pass."""
         controller = self.controller
-        try:
-            while not runner.runq:
-                chosen = controller.choose()
-                if chosen is not None:
-                    self._chosen = chosen
-                    runner.runq.append(chosen.task)
-                    return
-                jumps = controller.jumps
-                controller.idle()
-                if controller.abandoned:
-                    runner.runq.append(runner.main_task)
-                    return
-                if controller.jumps != jumps:
-                    return
-        except BaseException as problem:
-            self.fail(problem)
-            runner.runq.append(runner.main_task)
+        runner: Any = internals.GLOBAL_RUN_CONTEXT.runner
+        if runner.runq or not controller.live:
+            return 0.0
+        if runner.waiting_for_idle:
+            return IDLE_S
+        while True:
+            chosen = controller.choose()
+            if chosen is not None:
+                self._chosen = chosen
+                runner.runq.append(chosen.task)
+                return 0.0
+            jumps = controller.jumps
+            controller.idle(deadline)
+            if controller.abandoned:
+                raise RunAbandonedError
+            if controller.jumps != jumps or runner.runq:
+                return 0.0
+
+    def nobody_waits(self) -> bool:
+        """Whether the running task is the only one that trio could run."""
+        return not internals.GLOBAL_RUN_CONTEXT.runner.runq
 
 
 @contextmanager
@@ -154,6 +152,8 @@ def hooked(controller: Controller) -> Iterator[tuple[_Watch, Callable[..., Any]]
     private: Any = internals
     private._r = picker
     private._ALLOW_DETERMINISTIC_SCHEDULING = True
+    controller.clock.when_idle = picker.idle
+    controller.nobody_waits = picker.nobody_waits
     try:
         yield picker, _as_it_is
     finally:
@@ -170,32 +170,24 @@ def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
 class _Gatekeeper(_Watch):
     """Resumes one parked task whenever trio has nothing else to run."""
 
-    def before_io_wait(self, timeout: float) -> None:
+    def idle(self, deadline: float) -> float:
+        """Everybody who could run is parked: resume one, or let time pass."""
         controller = self.controller
-        if not controller.live or trio.lowlevel.current_statistics().tasks_runnable:
-            return
-        try:
-            while True:
-                chosen = controller.choose()
-                if chosen is not None:
-                    task, chosen.parked = chosen.parked, None
-                    trio.lowlevel.reschedule(task)
-                    return
-                jumps = controller.jumps
-                controller.idle()
-                if controller.abandoned:
-                    self._let_everybody_raise()
-                    return
-                if controller.jumps != jumps or trio.lowlevel.current_statistics().tasks_runnable:
-                    return
-        except BaseException as problem:
-            self.fail(problem)
-
-    def _let_everybody_raise(self) -> None:
-        for actor in self.controller.names.values():
-            if actor.parked is not None:
-                task, actor.parked = actor.parked, None
+        if not controller.live:
+            return 0.0
+        while True:
+            chosen = controller.choose()
+            if chosen is not None:
+                task, chosen.parked = chosen.parked, None
                 trio.lowlevel.reschedule(task)
+                return 0.0
+            jumps = controller.jumps
+            evictions = controller.evictions
+            controller.idle(deadline)
+            if controller.abandoned:
+                raise RunAbandonedError
+            if controller.jumps != jumps or controller.evictions != evictions or controller.failure is not None:
+                return 0.0
 
 
 def _parked(controller: Controller, actor: Actor) -> Generator[Any, Any, None]:
@@ -214,8 +206,6 @@ def _gate(controller: Controller, coroutine: Coroutine[Any, Any, Any]) -> Genera
     answer: Any = None
     while True:
         yield from _parked(controller, actor)
-        if controller.abandoned:
-            raise RunAbandonedError
         try:
             trap = coroutine.send(answer)
         except StopIteration as stop:
@@ -244,8 +234,10 @@ def gated(controller: Controller) -> Iterator[tuple[_Watch, Callable[..., Any]]]
 
     nursery: Any = trio.Nursery
     nursery.start_soon, nursery.start = gated_start_soon, gated_start
+    keeper = _Gatekeeper(controller)
+    controller.clock.when_idle = keeper.idle
     try:
-        yield _Gatekeeper(controller), partial(_gated, controller)
+        yield keeper, partial(_gated, controller)
     finally:
         nursery.start_soon, nursery.start = start_soon, start
 

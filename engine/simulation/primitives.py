@@ -34,7 +34,11 @@ async def point(label: str = "point", *, reads: tuple[str, ...] = (), writes: tu
     Outside of a simulated run it is `trio.lowlevel.checkpoint()`. A checkpoint also inside: cancellation is seen.
     """
     if _current:
-        _current[-1].announce(Op(clean_label(label), reads, writes))
+        op = Op(clean_label(label), reads, writes)
+        if _current[-1].goes_on(op):
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return
+        _current[-1].announce(op)
     await trio.lowlevel.checkpoint()
 
 
@@ -42,8 +46,9 @@ async def before(op: Op, waiting: str = "") -> None:
     """A decision point that cancellation does not see, before an operation; `waiting` names its blocking for reports."""
     controller = _current[-1]
     actor = controller.current()
-    controller.announce(op)
-    await trio.lowlevel.cancel_shielded_checkpoint()
+    if not controller.goes_on(op):
+        controller.announce(op)
+        await trio.lowlevel.cancel_shielded_checkpoint()
     if actor is not None:
         actor.waiting = waiting
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import trio
-import trio.testing
 
 from engine.simulation.actors import Actor
 from engine.simulation.controller import Controller
 from engine.simulation.policy import DefaultOrder
 from engine.simulation.schedule import Schedule
+from engine.simulation.virtual import SimulatedClock
 
 STEPS = 3
 """Steps of each task of the probe; trio's own order would let every task run once a pass."""
@@ -45,7 +45,7 @@ def overtakes(driver: Any) -> bool:
                 for name in ("a", "b", "c"):
                     nursery.start_soon(task, name, name=name)
 
-    clock = trio.testing.MockClock(rate=0.0, autojump_threshold=0)
+    clock = SimulatedClock()
     controller = Controller(_Wanted(), Schedule(), mode="await", clock=clock, steps_max=200)
     try:
         with driver(controller) as (watch, wrap):

@@ -14,11 +14,11 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Final, Literal
 
 import attrs
 import trio
-import trio.testing
 
 from engine.simulation.actors import Actor
 from engine.simulation.choices import Disturbance, Step
@@ -28,6 +28,7 @@ from engine.simulation.errors import RunAbandonedError, ScheduleUnmetError, Simu
 from engine.simulation.policy import DefaultOrder, Policy
 from engine.simulation.primitives import controlled_by, controller_now, wrapped
 from engine.simulation.schedule import Mode, Schedule, parse
+from engine.simulation.virtual import SimulatedClock
 from engine.simulation.world import Simulation
 
 Scenario = Callable[..., Awaitable[object]]
@@ -159,7 +160,7 @@ def run(
         raise SimulationSetupError("a simulated run cannot be started inside of another one")
     if policy is None:
         policy = Following(plan.segments) if plan.segments is not None else DefaultOrder()
-    clock = trio.testing.MockClock(rate=0.0, autojump_threshold=0)
+    clock = SimulatedClock()
     controller = Controller(policy, plan, mode=mode, clock=clock, steps_max=steps_max)
     kinds = {*faults, *(item.kind for item in plan.disturbances)}
     simulation = Simulation(controller, seed=seed, kinds=kinds, dropped=dropped, dropped_items=dropped_items)
@@ -178,7 +179,7 @@ def run(
         digest=controller.digest(),
         disturbances=controller.plan.carried_out,
         unmet=unmet,
-        seconds=clock.current_time(),
+        seconds=clock.now,
         started=tuple(simulation.started),
         items=simulation.items,
         covered=simulation.covered,
@@ -193,10 +194,10 @@ def run(
 
 
 def _drive(
-    scenario: Scenario, simulation: Simulation, controller: Controller, clock: trio.testing.MockClock, driver: Driver
+    scenario: Scenario, simulation: Simulation, controller: Controller, clock: SimulatedClock, driver: Driver
 ) -> BaseException | None:
     chosen = hooked if driver == "hook" or (driver == "auto" and hook_works()) else gated
-    takes_simulation = bool(inspect.signature(scenario).parameters)
+    takes_simulation = _takes_simulation(scenario)
 
     async def program() -> None:
         with trio.CancelScope() as controller.root:
@@ -215,8 +216,6 @@ def _drive(
             if isinstance(problem, KeyboardInterrupt | SystemExit):
                 raise
             error = first_of(problem)
-        if watch.problem is not None:
-            raise watch.problem
         error = controller.failure or error
         if error is None:
             try:
@@ -224,6 +223,11 @@ def _drive(
             except Exception as problem:
                 error = problem
     return error
+
+
+@lru_cache(maxsize=256)
+def _takes_simulation(scenario: Scenario) -> bool:
+    return bool(inspect.signature(scenario).parameters)
 
 
 _open: list[ExitStack] = []

@@ -156,8 +156,8 @@ class _Side:
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, **differences, "PYTHONPATH": path, "PYTHONUTF8": "1"}
         self._files = ExitStack()
-        self._out = self._files.enter_context(tempfile.TemporaryFile("w+"))
-        self._complaints = self._files.enter_context(tempfile.TemporaryFile("w+"))
+        self._out = self._files.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 (the stack closes it)
+        self._complaints = self._files.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 (the stack closes it)
         self._process = subprocess.Popen(list(command), stdout=self._out, stderr=self._complaints, env=environment)
 
     def __enter__(self) -> Self:

@@ -6,6 +6,7 @@ id more of one kind shifts no other kind.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import Final
@@ -15,6 +16,36 @@ import trio
 
 EPOCH_MS: Final = 1_700_000_000_000
 """The wall clock at virtual second 0 of every run: an arbitrary day in 2023."""
+
+
+class SimulatedClock(trio.abc.Clock):
+    """Trio's clock in a run: it moves when the controller moves it.
+
+    Trio asks it how long to sleep only when no task can run: that is when `when_idle` is told, with the next deadline.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        """Virtual seconds since the run began."""
+        self.when_idle: Callable[[float], float] | None = None
+        """Hears of the next deadline; returns how long trio may sleep."""
+
+    def start_clock(self) -> None:
+        """Nothing to start."""
+
+    def current_time(self) -> float:
+        return self.now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        return self.when_idle(deadline) if self.when_idle is not None else 0.0
+
+    def jump_to(self, deadline: float) -> None:
+        """Let time pass until a deadline."""
+        self.now = max(self.now, deadline)
+
+    def jump(self, seconds: float) -> None:
+        """Let time pass, a little more than so many seconds: what is due then is due, whatever was rounded."""
+        self.now = math.nextafter(self.now + seconds, math.inf)
 
 
 class VirtualClock:

@@ -27,6 +27,7 @@ from engine.simulation.traps.arming import WATCH, Armed, running_actor
 from engine.simulation.traps.auditing import EVENTS, install_hook
 from engine.simulation.traps.generators import COLLECTION, GENERATOR, Generators, on_collection
 from engine.simulation.traps.patching import Patches
+from engine.simulation.virtual import SimulatedClock
 
 EPOCH_S: Final = 1_700_000_000
 """The wall clock at virtual second 0: an arbitrary day in 2023."""
@@ -164,7 +165,8 @@ def _virtual_clock() -> Callable[[], float] | None:
         clock = trio.lowlevel.current_clock()
     except RuntimeError:
         return None
-    return clock.current_time if isinstance(clock, trio.testing.MockClock) and clock.rate == 0 else None
+    mocked = isinstance(clock, trio.testing.MockClock) and clock.rate == 0
+    return clock.current_time if mocked or isinstance(clock, SimulatedClock) else None
 
 
 def _has_leak(problem: BaseException) -> bool:
