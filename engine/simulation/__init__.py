@@ -5,7 +5,7 @@ from engine.simulation.choices import Address, Disturbance, Op, Step
 from engine.simulation.exploring import explore, replay
 from engine.simulation.primitives import point
 from engine.simulation.running import Run, run
-from engine.simulation.schedule import Hold, Schedule, parse
+from engine.simulation.schedule import Hold, Schedule, order, parse
 from engine.simulation.world import Actors, Simulation
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Simulation",
     "Step",
     "explore",
+    "order",
     "parse",
     "point",
     "replay",

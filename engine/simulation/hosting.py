@@ -10,7 +10,6 @@ what a power failure may leave at that point (see `disk`).
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
@@ -64,7 +63,7 @@ class _Shared:
         self.disk: Disk | None = None
         self.now_ms = EPOCH_MS
         self.templates: dict[tuple[Any, ...], Image] = {}
-        self.checked: set[tuple[str, bytes]] = set()
+        self.checked: set[tuple[str, int, str]] = set()
         """Final states that passed every check."""
 
     def get(self) -> Disk:
@@ -265,11 +264,8 @@ class Host:
         receipts = tuple(self.receipts)
         for path, options in self._options.items():
             name = path.removeprefix(f"{self.disk.directory}/")
-            state = hashlib.blake2b(digest_size=16)
-            for part in (name, f"{name}-wal"):
-                state.update(self.disk.content(part) if part in self.disk.names() else b"-")
-            state.update(repr([(r.session_id, r.incarnation, r.events) for r in receipts]).encode())
-            key = (path, state.digest())
+            files = [self.disk.content(part) for part in (name, f"{name}-wal") if part in self.disk.names()]
+            key = (path, hash(tuple(files)), repr([(r.session_id, r.incarnation, r.events) for r in receipts]))
             if key in _shared.checked:
                 continue
             check_log(

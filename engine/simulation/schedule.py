@@ -90,6 +90,14 @@ class Schedule:
         return len(self.holds) + len(self.disturbances)
 
 
+def order(first: str, *, before: str) -> Hold:
+    """The ordering "`first` is done before `before` begins", both as addresses: `order("user#remove m", before="turn#part m")`.
+
+    For a `Schedule(holds=(...,))` written by hand. Raises `ScheduleSyntaxError`.
+    """
+    return Hold(Address.parse(before), Address.parse(first))
+
+
 def parse(text: str) -> Schedule:
     """Read a schedule string in any of the three forms. Raises `ScheduleSyntaxError`."""
     text = text.strip()
