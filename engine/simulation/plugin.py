@@ -30,7 +30,7 @@ import pytest
 
 from engine.simulation import checking, twin
 from engine.simulation.corpus import Corpus, Saved
-from engine.simulation.errors import InvariantError, SimulationError
+from engine.simulation.errors import SimulationError
 from engine.simulation.report import report
 from engine.simulation.world import Simulation
 
@@ -43,7 +43,10 @@ MARKER_KEYS: Final = ("schedules", "seconds", "strategy", "faults", "mode", "exh
 OPTIONS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("--sim-seed", {"type": int, "default": 0, "metavar": "N", "help": "Root seed of all simulated tests. Default: 0."}),
     ("--sim-schedules", {"type": int, "metavar": "N", "help": "Schedules for each test, instead of its marker's."}),
-    ("--sim-time", {"metavar": "TIME", "help": "Wall time for each test, like 60s or 5m; its schedules are unbounded then."}),
+    (
+        "--sim-time",
+        {"metavar": "TIME", "help": "Wall time for each test, like 60s or 5m, instead of a number."},
+    ),
     ("--sim-replay", {"metavar": "SCHEDULE", "help": "Run the selected tests under this schedule only."}),
     ("--sim-strategy", {"metavar": "NAME", "help": "Strategy, instead of the marker's."}),
     ("--sim-mode", {"metavar": "MODE", "help": "macro or await, instead of the marker's."}),
@@ -159,7 +162,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if marker.args:
             raise pytest.UsageError(f"{item.nodeid}: the marker sim takes names only, like schedules=100")
         if hasattr(function, "hypothesis"):
-            raise pytest.UsageError(f"{item.nodeid}: given() goes inside of a simulated test, or explore() inside of given()")
+            raise pytest.UsageError(f"{item.nodeid}: a test of given() cannot be simulated: call explore() in it")
         if not inspect.iscoroutinefunction(function):
             raise pytest.UsageError(f"{item.nodeid}: a simulated test is an async function")
         _settings(config, item.nodeid, dict(marker.kwargs))
@@ -193,15 +196,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return True
     if verdict.shrunk is not None and not isinstance(error, pytest.skip.Exception | pytest.exit.Exception):
         _tell(pyfuncitem, settings, verdict, corpus)
+    if verdict.shrunk is None:
+        pytest.fail(str(error), pytrace=False)
     raise error.with_traceback(_own_frames(error))
 
 
 def _scenario(item: pytest.Function) -> Callable[[Simulation], Any]:
     """The test's body as a scenario, with its fixtures."""
     values = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}
-    for name, value in values.items():
-        if inspect.isawaitable(value) or type(value).__name__ == "TrioFixture":
-            pytest.fail(f"the fixture {name} is async: what differs between schedules is made in the test", pytrace=False)
     body = item.obj
 
     async def scenario(simulation: Simulation) -> None:
@@ -270,7 +272,7 @@ def _compare(item: pytest.Function, settings: checking.Settings) -> None:
         command += ["-n0"]
     twins = twin.twin_commands((command, command))
     if twins.divergence is not None:
-        raise InvariantError("determinism", str(twins.divergence))
+        pytest.fail(str(twins.divergence), pytrace=False)
 
 
 # --- telling ----------------------------------------------------------------------------------------
