@@ -167,6 +167,7 @@ def run(
     clock = SimulatedClock()
     controller = Controller(policy, plan, mode=mode, clock=clock, steps_max=steps_max)
     kinds = {*faults, *(item.kind for item in plan.disturbances)}
+    controller.elides = "timeout" not in kinds
     simulation = Simulation(controller, seed=seed, kinds=kinds, dropped=dropped, dropped_items=dropped_items)
     policy.begin(controller)
     try:
