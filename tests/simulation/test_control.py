@@ -278,9 +278,13 @@ def test_a_timeout_can_fire_while_others_could_run():
                 await answer.wait()
                 answered = True
 
-        async with sim.actors() as actors:
-            actors.start("writer", writer)
-            actors.start("client", client)
+        async with sim.actors() as servers:
+            servers.start("writer", writer)
+            async with sim.actors() as actors:
+                actors.start("client", client)
+            with trio.move_on_after(1):
+                await trio.testing.wait_all_tasks_blocked()
+            servers.cancel_scope.cancel()
         seen.add((committed, answered))
 
     campaign = simulation.explore(scenario, schedules=10, faults=("timeout",))
