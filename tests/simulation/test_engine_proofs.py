@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import pytest
-
 from engine import Session
 from engine.errors import UnknownMessageError
 from engine.events import MessageFinished, MessageRemoved, MessageUpdated, PartUpdated, UsageRecorded
@@ -35,7 +33,7 @@ def log_of(order: tuple[str, ...]) -> tuple[Model, list[list[str] | None]]:
     return model, answers
 
 
-def racing(sessions: int, seen: set[tuple[str, ...]], *, whole_log: bool = False) -> Any:
+def racing(sessions: int, seen: set[tuple[str, ...]], *, commands: int = 3, whole_log: bool = False) -> Any:
     """In each session a turn that streams, and somebody who removes its message; checked against the reference model."""
 
     async def scenario(sim: Simulation) -> None:
@@ -58,8 +56,8 @@ def racing(sessions: int, seen: set[tuple[str, ...]], *, whole_log: bool = False
                 await handle.append(MessageUpdated("m", "assistant"))
             async with sim.actors() as actors:
                 for handle in handles:
-                    actors.start(f"{handle.id}-turn", send, handle, "turn", TURN)
-                    actors.start(f"{handle.id}-user", send, handle, "user", USER)
+                    actors.start(f"{handle.id}-turn", send, handle, "turn", TURN[:commands])
+                    actors.start(f"{handle.id}-user", send, handle, "user", USER[:commands])
             for name in names:
                 in_order = sorted(answered[name])
                 order = tuple([who for _, who, _ in in_order])
@@ -92,8 +90,7 @@ def test_the_audit_sees_that_the_order_of_two_sessions_shows_in_the_whole_log():
     assert isinstance(proof.failure.error, CommutationError)
 
 
-@pytest.mark.parametrize("sessions", [1, 2])
-def test_sessions_together_are_proved(sessions):
-    """The same without the claim that the checks are local to a session: all combinations."""
-    proof = explore_exhaustively(racing(sessions, set()))
-    assert (proof.verdict, proof.traces, proof.repeated) == ("proved", 20**sessions, 0)
+def test_two_sessions_together_are_proved():
+    """Without the claim that the checks are local to a session: all combinations of two sessions' orders."""
+    proof = explore_exhaustively(racing(2, set(), commands=2))
+    assert (proof.verdict, proof.traces, proof.repeated) == ("proved", 6 * 6, 0)
