@@ -16,6 +16,7 @@ import attrs
 from bench.programs import PROGRAMS
 from bench.report import Settings, Table, Value
 from engine import simulation
+from engine.simulation.scenarios import SCENARIOS
 
 TITLE = "first_bug: schedules until a known bug shows"
 STRATEGIES: Final = ("random", "urw", "pct1", "pct2", "pct3", "pos", "lockstep", "directed", "auto")
@@ -23,6 +24,10 @@ CAP: Final = 1_000
 """Schedules of one campaign, after which it counts as missed."""
 AIM: Final = 300
 """What `auto` needs at most, as the mean of any subject."""
+RACES: Final = ("naive/1 late part", "naive/2 late update", "naive/3 own counters")
+"""The races that need nothing but an order: every strategy can be asked for them."""
+NOISE: Final = (0, 8, 50)
+"""Actors beside a race's own."""
 SMOKE: Final = ("account", "deadlock01", "lazy01", "twostage", "wronglock_3")
 
 
@@ -38,8 +43,16 @@ class Subject:
     mode: Literal["macro", "await"] = "macro"
 
 
-SUBJECTS: tuple[Subject, ...] = tuple(Subject(program.name, program.broken) for program in PROGRAMS)
-"""The rows: whatever is appended here is measured."""
+SUBJECTS: tuple[Subject, ...] = (
+    *(Subject(program.name, program.broken) for program in PROGRAMS),
+    *(
+        Subject(f"{race.name}, {noise} noise", race.build(noise), race.faults, race.mode)
+        for race in SCENARIOS
+        if race.key in RACES
+        for noise in NOISE
+    ),
+)
+"""The rows."""
 
 
 @attrs.frozen

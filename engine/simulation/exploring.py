@@ -23,7 +23,7 @@ from engine.simulation.running import Driver, Run, Scenario, run, session
 from engine.simulation.schedule import Mode, Schedule, Seeded, parse
 from engine.simulation.strategies import PORTFOLIO, STRATEGIES, Disturber, Profile, RandomWalk
 
-DIRECTED_FIRST: Final = 16
+DIRECTED_FIRST: Final = 24
 """Directed schedules that `auto` tries before it takes turns with the portfolio."""
 DIRECTED_MAX: Final = 400
 """Directed schedules in all."""
