@@ -363,3 +363,15 @@ async def test_dies(sim):
     died = (pytester.path / "died.txt").read_text().split()
     assert {died.count("process"), *(died.count(f"power/{number}") for number in range(8))} == {died.count("process")}
     assert died.count("process") >= 2
+
+
+def test_an_exhaustive_search_says_what_it_proved(run: Any) -> None:
+    """Every order is run and the proof is stated; a failure is found and shrunk; a bound that was reached is told."""
+    safe = LOST_UPDATE.replace("seen + 1", "x[0] + 1")
+    result = run(safe.replace("schedules=50", ""), "--sim-exhaustive")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["simulation: *::test_lost_update: proved: every order of 4 conflicting operations *"])
+    run(safe, "--sim-exhaustive", "--sim-schedules=2").stdout.fnmatch_lines(["simulation: *: truncated: *"])
+    result = run(LOST_UPDATE.replace("schedules=50", "exhaustive=True"))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["needs 1 ordering: fails 10/10*"])
