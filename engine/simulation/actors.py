@@ -5,6 +5,7 @@ Owns: `Actor`, its names and operations, where it waits. Must not know: who deci
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import attrs
@@ -78,3 +79,13 @@ def where_it_waits(task: Any) -> str:
                 found = f"{file.rpartition('/')[2]}:{frame.f_lineno} in {frame.f_code.co_name}"
         coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
     return found
+
+
+def waited_for_by(task: Any) -> Iterator[Any]:
+    """The tasks that wait, at the end of a nursery, for this one to end: they do nothing before."""
+    nursery = task.parent_nursery
+    while nursery is not None:
+        above = nursery.parent_task
+        if getattr(nursery, "_parent_waiting_in_aexit", False):
+            yield above
+        nursery = above.parent_nursery

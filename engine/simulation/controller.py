@@ -28,10 +28,14 @@ from engine.simulation.virtual import SimulatedClock
 
 STEPS_MAX: Final = 20_000
 """Steps of a run before it counts as a livelock."""
+ROW_MAX: Final = 100
+"""Steps in a row of one actor, with others ready, before it goes to the end of the line: polling must starve nobody."""
 BARE_MAX: Final = 100
 """Bare checkpoints that one macro-step goes on over before others get their turn: a polling loop must not starve them."""
 HOLD_JUMPS_MAX: Final = 24
 """Clock jumps that a hold waits through for others' timers, with nobody able to run, before it is released as unmet."""
+HOLD_JUMPS_ALL: Final = 96
+"""The same while others do something at each: an actor that polls for what the hold keeps back would go on forever."""
 STUCK_AFTER_S: Final = 60.0
 STUCK_JUMPS: Final = 40
 """Virtual seconds, and jumps, in which only housekeeping timers fired: then the actors are deadlocked."""
@@ -61,7 +65,9 @@ class Controller:
         self.clock = clock
         self.steps: list[Step] = []
         self.woken: dict[int, list[str]] = {}
-        """Who was woken or started during a step, by the step's index; not those whom time woke."""
+        """Who was woken or started during a step, by the step's index."""
+        self.roused: list[tuple[int, str]] = []
+        """Whom time woke (or who began), by the index of the next step."""
         self.actors: dict[Any, Actor] = {}
         self.names: dict[str, Actor] = {}
         self.ready: list[Actor] = []
@@ -90,11 +96,15 @@ class Controller:
         self._arrived: list[Actor] = []
         self._held: list[Actor] = []
         self._last: Actor | None = None
-        self._bare = 0
+        self._bare = self._in_a_row = 0
+        self._row: Actor | None = None
         self._idle_jumps = 0
+        self._held_jumps = 0
         self._progress_at = 0.0
         self.evictions = 0
         self._steps_max = steps_max
+        self.elides = True
+        """Whether a step may begin without trio's loop: not where time may pass in between, and wake somebody."""
         self.nobody_waits: Callable[[], bool] | None = None
         """Whether trio has nobody to run but the task that runs; None where the driver cannot tell."""
 
@@ -139,6 +149,7 @@ class Controller:
             or self.ready
             or self._held
             or self._arrived
+            or not self.elides
             or self.nobody_waits is None
             or not self.nobody_waits()
             or len(self.steps) >= self._steps_max
@@ -192,7 +203,11 @@ class Controller:
         if not ready:
             self._last = None
             return None
-        chosen = ready[0] if len(ready) == 1 else self.policy.choose(ready, last)
+        if last is not None and self._in_a_row > ROW_MAX and len(ready) > 1 and last in ready:
+            ready.remove(last)
+            ready.append(last)
+            last = None
+        chosen = ready[0] if len(ready) == 1 else self._preferred() or self.policy.choose(ready, last)
         self._disturb(chosen)
         ready.remove(chosen)
         self._begin_step(chosen, len(ready) + 1)
@@ -202,9 +217,11 @@ class Controller:
         arrived = self._arrived
         if len(arrived) > 1:
             arrived.sort(key=_by_index)
-        if self._last is not None:  # else time passed, and a timer woke them
+        if self._last is not None:
             woken = self.woken.setdefault(len(self.steps) - 1, [])
             woken += [actor.name for actor in arrived if actor is not last]
+        else:
+            self.roused += [(len(self.steps), actor.name) for actor in arrived]
         for actor in arrived:
             self._make_ready(actor, own=actor is last)
         arrived.clear()
@@ -242,6 +259,8 @@ class Controller:
         actor.steps += 1
         self._last = actor
         self._bare = 0
+        self._in_a_row = self._in_a_row + 1 if ready > 1 and self._row is actor else 0
+        self._row = actor
         if not actor.housekeeping:
             self._progress_at = self.clock.now
             self._idle_jumps = 0
@@ -259,7 +278,16 @@ class Controller:
             place = (actor.name, actor.op.label, actor.nth)
             if not self.plan.holds(place):
                 self._held.remove(actor)
-                self.ready.append(actor)
+                # It has waited the longest.
+                self.ready.insert(0, actor)
+
+    def _preferred(self) -> Actor | None:
+        for held in self._held:
+            name = self.plan.preferred((held.name, held.op.label, held.nth))
+            for actor in self.ready if name is not None else ():
+                if actor.name == name:
+                    return actor
+        return None
 
     def _disturb(self, actor: Actor) -> None:
         plan = self.plan
@@ -303,16 +331,18 @@ class Controller:
     def idle(self, deadline: float) -> bool:
         """Nobody is ready: move the clock, or release a hold, or say that it is a deadlock. Whether to go on."""
         never = deadline > NEVER
-        if self._held and (never or self._idle_jumps >= HOLD_JUMPS_MAX or not self._actors_have_timers()):
+        waited = self._idle_jumps >= HOLD_JUMPS_MAX or self._held_jumps >= HOLD_JUMPS_ALL
+        if self._held and (never or waited or not self._actors_have_timers()):
             actor = self._held.pop(0)
             self.plan.let_go((actor.name, actor.op.label, actor.nth), early=not self.thrown)
             self.ready.append(actor)
-            self._idle_jumps = 0
+            self._idle_jumps = self._held_jumps = 0
             return True
         if never:
             self._stuck()
             return False
         self._idle_jumps += 1
+        self._held_jumps += bool(self._held)
         if (
             self._idle_jumps > STUCK_JUMPS
             and self.clock.now - self._progress_at > STUCK_AFTER_S
@@ -375,7 +405,8 @@ class Controller:
         """Cancellation did not end it, something shields itself: throw everybody out of what they wait for."""
         self.evictions += 1
         for actor in list(self.names.values()):
-            if actor.task is not None and actor.parked is None:
+            children = actor.task is not None and any(nursery.child_tasks for nursery in actor.task.child_nurseries)
+            if actor.task is not None and actor.parked is None and not children:
                 try:
                     trio.lowlevel.reschedule(actor.task, outcome.Error(RunAbandonedError()))
                 except AssertionError:  # it was runnable already

@@ -8,15 +8,19 @@ Invariants: the candidates are a function of the profile; each changes the defau
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from typing import Final
+
+import attrs
 
 from engine.simulation.choices import Disturbance, Step
 from engine.simulation.schedule import Hold, Schedule
 from engine.simulation.strategies import Profile
 
-PAIRS_MAX: Final = 2_000
+_DIGITS: Final = re.compile(r"[0-9~]+")
+PAIRS_MAX: Final = 60_000
 """Pairs that are looked at: enough for some dozens of actors, and quick."""
 
 
@@ -42,25 +46,43 @@ def clocks_of(steps: Sequence[Step], woken: dict[int, list[str]]) -> list[dict[s
 def reversible(profile: Profile) -> list[Hold]:
     """Holds that would each reverse a pair of conflicting operations of the profile, the most telling ones first.
 
-    Of each pair of actors first the last operation of one held until the last of the other, then the first until the
-    last (the whole of one before the other), then the last until the first; then one pair of every pair of labels, then
-    the rest; nearest pairs first in each rank.
+    Of each pair of actors first the last operation of one held until the last of the other, then the last until the first,
+    then the first until the last (the whole of one before the other); then one pair of every pair of labels. Where many
+    actors have one role (their names differ in digits only), the nearest pair of actors stands for all. After those the
+    same again while the awaited actor runs whenever it can, so that nobody else comes between; then the farthest pairs in
+    the same way, the second nearest, and so on.
     """
     steps = profile.steps
-    ranked: list[tuple[int, int, int, int]] = []
-    seen: set[tuple[str, str]] = set()
+    groups: dict[tuple[int, str, str, str, str], list[tuple[int, int]]] = {}
     for pairs in _racing(profile).values():
         first_a, last_a = min(a for a, _ in pairs), max(a for a, _ in pairs)
         first_b, last_b = min(b for _, b in pairs), max(b for _, b in pairs)
         extremes = {(first_a, last_b): 2, (last_a, first_b): 1, (last_a, last_b): 0}
-        for a, b in sorted(pairs, key=lambda pair: pair[1] - pair[0]):
-            rank = extremes.get((a, b))
-            if rank is None:
-                labels = (f"{steps[a].actor}#{steps[a].label}", f"{steps[b].actor}#{steps[b].label}")
-                rank = 4 if labels in seen else 3
-                seen.add(labels)
-            ranked.append((rank, b - a if rank else -b, a, b))
-    return [Hold(steps[a].address, steps[b].address) for _, _, a, b in sorted(ranked)]
+        for a, b in pairs:
+            roles = (_role(steps[a].actor), _role(steps[a].label), _role(steps[b].actor), _role(steps[b].label))
+            groups.setdefault((extremes.get((a, b), 3), *roles), []).append((a, b))
+    ranked: list[tuple[int, int, int, Hold]] = []
+    for (rank, *_), members in groups.items():
+        members.sort(key=lambda pair: pair[1] - pair[0])
+        for turn, (a, b) in enumerate(_from_both_ends(members)):
+            ranked.append((turn, rank, b - a if rank else -b, Hold(steps[a].address, steps[b].address)))
+    ranked.sort(key=lambda entry: entry[:3])
+    found: list[Hold] = []
+    for _, entries in groupby(ranked, key=lambda entry: entry[0]):
+        plain = [hold for *_, hold in entries]
+        found += plain
+        found += [attrs.evolve(hold, eager=True) for hold in plain]
+    return found
+
+
+def _from_both_ends(pairs: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The first, the last, the second, the last but one ..."""
+    for number in range(len(pairs)):
+        yield pairs[number // 2] if number % 2 == 0 else pairs[-1 - number // 2]
+
+
+def _role(name: str) -> str:
+    return _DIGITS.sub("", name)
 
 
 def _racing(profile: Profile) -> dict[tuple[str, str], list[tuple[int, int]]]:

@@ -71,35 +71,40 @@ class _Picker(_Watch):
         controller = self.controller
         if controller.abandoned:
             raise RunAbandonedError
-        if self._chosen is not None:
-            chosen, self._chosen = self._chosen, None
-            batch[:] = [chosen.task]
-            self._hold_place()
-            return
         actors = controller.actors
-        placeholder = self._placeholder
-        self._placeholder = None
+        placeholder, chosen = self._placeholder, self._chosen
+        self._placeholder = self._chosen = None
         own: list[Any] = []
         for task in batch:
             actor = actors.get(task)
             if actor is None:
                 own.append(task)
-            elif task is not placeholder:
+            elif task is not placeholder and actor is not chosen:
                 controller.arrived(actor)
         if own:
+            # Trio's own tasks are no decision; whoever was chosen comes right after them.
             batch[:] = own
-            self._hold_place()
-            return
-        picked = controller.choose()
-        batch.clear()
-        if picked is not None:
-            batch.append(picked.task)
-        if controller.abandoned:
-            raise RunAbandonedError
+            self._chosen = chosen
+        elif chosen is not None:
+            batch[:] = [chosen.task]
+        else:
+            batch.clear()
+            jumps = controller.jumps
+            picked = controller.choose()
+            if controller.abandoned:
+                raise RunAbandonedError
+            if picked is not None and controller.jumps != jumps:
+                # Time passed before the chosen one runs: first trio wakes whom that concerns.
+                self._chosen = picked
+            elif picked is not None:
+                batch.append(picked.task)
         self._hold_place()
 
     def _hold_place(self) -> None:
         controller = self.controller
+        if self._chosen is not None:
+            internals.GLOBAL_RUN_CONTEXT.runner.runq.append(self._chosen.task)
+            return
         waiting = controller.ready or controller._arrived
         if waiting:
             self._placeholder = waiting[0].task

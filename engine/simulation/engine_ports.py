@@ -59,6 +59,8 @@ class SimulatedMailbox(Mailbox[Any]):
             self._batch += 1
             self._cut = _controller().cut(self._batch, len(self))
         elif self._cut and self._taken >= self._cut:
+            # A broken writer refuses its batch without an SQL step, so nobody else says that it ended.
+            self.end_batch()
             return None
         return super().peek()
 

@@ -57,6 +57,37 @@ class InvariantError(SimulationError, AssertionError):
 
 
 @attrs.define(slots=False)
+class CommutationError(SimulationError):
+    """Two operations are declared independent, but their order can be seen."""
+
+    first: str
+    second: str
+    differs: tuple[str, ...]
+    """What is not the same in both orders."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.first} and {self.second} share no conflict key, but their order can be seen: {'; '.join(self.differs)}; "
+            "give both a key that they share, or leave out of the comparison what any order may change"
+        )
+
+
+@attrs.define(slots=False)
+class DivergedError(SimulationError):
+    """A run did not offer the choices that the same decisions offered before: the program is not deterministic."""
+
+    choice: int
+    expected: tuple[str, ...]
+    found: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"at choice {self.choice} the same decisions made {', '.join(self.found)} ready, and before them "
+            f"{', '.join(self.expected)}: something decides that no schedule controls"
+        )
+
+
+@attrs.define(slots=False)
 class LeakError(SimulationError):
     """The code under test reached for something that no seed controls."""
 

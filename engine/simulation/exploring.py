@@ -17,12 +17,13 @@ import attrs
 from engine.simulation.campaign import Campaign, Failure
 from engine.simulation.directed import candidates
 from engine.simulation.errors import ScheduleSyntaxError, SimulationSetupError
+from engine.simulation.exhaustive import explore_exhaustively
 from engine.simulation.policy import DefaultOrder, Policy
 from engine.simulation.running import Driver, Run, Scenario, run, session
 from engine.simulation.schedule import Mode, Schedule, Seeded, parse
 from engine.simulation.strategies import PORTFOLIO, STRATEGIES, Disturber, Profile, RandomWalk
 
-DIRECTED_FIRST: Final = 16
+DIRECTED_FIRST: Final = 24
 """Directed schedules that `auto` tries before it takes turns with the portfolio."""
 DIRECTED_MAX: Final = 400
 """Directed schedules in all."""
@@ -48,12 +49,17 @@ def explore(
     """Run a scenario under many schedules.
 
     `schedules` bounds their number, `seconds` the wall time. `strategy`: `auto` (the default order, directed reversals, then
-    a portfolio), `directed`, or one of `STRATEGIES`. `faults`: kinds of disturbance to try (`timeout`, `cancel`, `cut`,
-    `lose`, `fault`, `crash`). `first`: schedules to try before anything else (a corpus). `on_run(number, run)` hears of
-    every run.
-    Stops after `failures_max` failures. Raises `SimulationSetupError` for an unknown strategy.
+    a portfolio), `directed`, `exhaustive` (every order of conflicting operations, see `explore_exhaustively`, which takes
+    `options` of its own and no faults), or one of `STRATEGIES`. `faults`: kinds of disturbance to try (`timeout`, `cancel`,
+    `cut`, `lose`, `fault`, `crash`). `first`: schedules to try before anything else (a corpus). `on_run(number, run)` hears
+    of every run. Stops after `failures_max` failures. Raises `SimulationSetupError` for an unknown strategy.
     """
     kinds = tuple(faults)
+    if strategy == "exhaustive":
+        if kinds:
+            raise SimulationSetupError(f"exhaustive search only orders operations: leave out {', '.join(kinds)}")
+        options |= {"seconds": seconds, "failures_max": failures_max, "driver": driver, "on_run": on_run}
+        return explore_exhaustively(scenario, schedules=schedules, seed=seed, mode=mode, first=first, **options)
     plan = Planner(scenario, strategy, seed, mode=mode, kinds=kinds, driver=driver, options=options)
     campaign = Campaign(strategy, seed)
     began = time.perf_counter()

@@ -32,7 +32,10 @@ class Plan:
         self._asked = schedule.holds
         self._holds: dict[Place, list[Place]] = {}
         self._disturbances: dict[Place, list[Disturbance]] = {}
+        self._preferred: dict[Place, str] = {}
         for hold in schedule.holds:
+            if hold.eager:
+                self._preferred[place_of(hold.held)] = hold.until.actor
             self._holds.setdefault(place_of(hold.held), []).append(place_of(hold.until))
         for item in schedule.disturbances:
             self._disturbances.setdefault(place_of(item.at), []).append(item)
@@ -41,6 +44,10 @@ class Plan:
         """Whether an actor must wait before this operation."""
         untils = self._holds.get(place)
         return untils is not None and not self.done.issuperset(untils)
+
+    def preferred(self, place: Place) -> str | None:
+        """Who is to run whenever it can while this is held."""
+        return self._preferred.get(place)
 
     def let_go(self, place: Place, *, early: bool = True) -> None:
         """Give up a hold: what it waits for cannot come. `early`: nothing had failed yet."""

@@ -105,17 +105,22 @@ def wrapped(wrappers: list[tuple[Any, str, Callable[..., Any]]] | None = None) -
     replaced: list[tuple[Any, str, Any]] = []
     try:
         for owner, name, wrapper in _methods() if wrappers is None else wrappers:
-            if isinstance(owner, type):  # trio.Lock inherits its acquire
-                owner = next((base for base in owner.__mro__ if name in vars(base)), owner)
-            if name not in vars(owner) or any(home is owner and known == name for home, known, _ in replaced):
+            home = _home(owner, name)
+            if home is None or any(home is other and name == known for other, known, _ in replaced):
                 continue
-            original = vars(owner)[name]
-            setattr(owner, name, _wrap(original, wrapper))
-            replaced.append((owner, name, original))
+            original = vars(home)[name]
+            setattr(home, name, _wrap(original, wrapper))
+            replaced.append((home, name, original))
         yield
     finally:
         for owner, name, original in reversed(replaced):
             setattr(owner, name, original)
+
+
+def _home(owner: Any, name: str) -> Any:
+    """Where a method is defined: a lock has its `acquire` from a base class that trio does not export."""
+    places = owner.__mro__ if isinstance(owner, type) else (owner,)
+    return next((place for place in places if name in vars(place)), None)
 
 
 def _wrap(original: Any, wrapper: Callable[..., Any]) -> Any:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from engine.simulation.choices import Step
 from engine.simulation.directed import clocks_of
 from engine.simulation.schedule import Hold
 
 T = TypeVar("T")
+
+PAIRS_MAX: Final = 20_000
+"""Pairs of operations that are looked at."""
+UNKEYED: Final = ""
 Segments = tuple[tuple[str, int], ...]
 
 
@@ -72,25 +76,31 @@ def conflict_order(failing: Sequence[Step], woken: dict[int, list[str]], end: in
 
 
 def _conflicting(steps: Sequence[Step], woken: dict[int, list[str]], end: int) -> Iterator[tuple[int, int]]:
-    """Index pairs (earlier, later) of different actors' conflicting operations that no start orders."""
+    """Index pairs (earlier, later) of different actors' conflicting operations that no start orders.
+
+    Of operations without keys nobody can tell whether they conflict, so all those of different actors do.
+    """
     clocks = clocks_of(steps, woken)
     by_key: dict[str, list[int]] = {}
     for index, step in enumerate(steps):
-        for key in {*step.op.reads, *step.op.writes}:
+        keys = {*step.op.reads, *step.op.writes}
+        for key in keys or ((UNKEYED,) if not step.op.silent else ()):
             by_key.setdefault(key, []).append(index)
     seen: set[tuple[int, int]] = set()
-    for indexes in by_key.values():
+    for key, indexes in by_key.items():
         for at, late in enumerate(indexes):
             second = steps[late]
-            for early in indexes[:at]:
+            for early in reversed(indexes[:at]):
                 first = steps[early]
                 if early > end or first.actor == second.actor or (early, late) in seen:
                     continue
-                if not first.op.conflicts_with(second.op):
+                if key != UNKEYED and not first.op.conflicts_with(second.op):
                     continue
                 if clocks[late].get(first.actor, 0) >= clocks[early][first.actor]:
                     continue
                 seen.add((early, late))
+                if len(seen) > PAIRS_MAX:
+                    return
                 yield early, late
 
 

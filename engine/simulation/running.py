@@ -24,10 +24,11 @@ from engine.simulation.actors import Actor
 from engine.simulation.choices import Disturbance, Step
 from engine.simulation.controller import STEPS_MAX, Controller
 from engine.simulation.driving import gated, hook_works, hooked
-from engine.simulation.errors import RunAbandonedError, ScheduleUnmetError, SimulationSetupError
+from engine.simulation.errors import LeakError, RunAbandonedError, ScheduleUnmetError, SimulationSetupError
 from engine.simulation.policy import DefaultOrder, Policy
 from engine.simulation.primitives import controlled_by, controller_now, wrapped
 from engine.simulation.schedule import Mode, Schedule, parse
+from engine.simulation.traps import Traps
 from engine.simulation.virtual import SimulatedClock
 from engine.simulation.world import Simulation
 
@@ -145,12 +146,15 @@ def run(
     faults: Iterable[str] = (),
     dropped: frozenset[str] = frozenset(),
     dropped_items: frozenset[tuple[str, int]] = frozenset(),
+    replace: bool = True,
 ) -> Run:
     """Run a scenario once under a schedule, and report.
 
     `scenario` is an async function of no arguments (plain trio code) or of one, the `Simulation`. `schedule` is a string in
     constraint or trace form (the seed form needs `replay`) or a `Schedule`; empty: the default order. `policy` decides what
     the schedule leaves open. `strict` makes an ordering that the run did not offer the run's error, where it has no other.
+    Clocks, ids and random numbers of the outside are answered from the seed; without `replace` asking for them is the run's
+    error, a `LeakError`, as asking for threads, sockets or processes always is (see `engine.simulation.traps.boundary`).
     Nothing of the scenario is raised: see `Run.error`. Raises `ScheduleSyntaxError` and `SimulationSetupError`.
     """
     plan = parse(schedule) if isinstance(schedule, str) else schedule
@@ -163,10 +167,11 @@ def run(
     clock = SimulatedClock()
     controller = Controller(policy, plan, mode=mode, clock=clock, steps_max=steps_max)
     kinds = {*faults, *(item.kind for item in plan.disturbances)}
+    controller.elides = "timeout" not in kinds
     simulation = Simulation(controller, seed=seed, kinds=kinds, dropped=dropped, dropped_items=dropped_items)
     policy.begin(controller)
     try:
-        error = _drive(scenario, simulation, controller, clock, driver)
+        error = _drive(scenario, simulation, controller, clock, driver, replace)
     finally:
         simulation.close()
     unmet = controller.plan.left_over()
@@ -194,13 +199,29 @@ def run(
 
 
 def _drive(
-    scenario: Scenario, simulation: Simulation, controller: Controller, clock: SimulatedClock, driver: Driver
+    scenario: Scenario,
+    simulation: Simulation,
+    controller: Controller,
+    clock: SimulatedClock,
+    driver: Driver,
+    replace: bool,
 ) -> BaseException | None:
     chosen = hooked if driver == "hook" or (driver == "auto" and hook_works()) else gated
     takes_simulation = _takes_simulation(scenario)
 
+    leaks: list[LeakError] = []
+
+    def acting() -> str:
+        actor = controller.current()
+        return actor.name if actor is not None else "main"
+
     async def program() -> None:
-        with trio.CancelScope() as controller.root:
+        nonlocal leaks
+        with (
+            trio.CancelScope() as controller.root,
+            TRAPS.armed(simulation.seed, clock=clock.current_time, actor=acting, replace=replace) as armed,
+        ):
+            leaks = armed.leaks
             await (scenario(simulation) if takes_simulation else scenario())
 
     error: BaseException | None = None
@@ -216,7 +237,10 @@ def _drive(
             if isinstance(problem, KeyboardInterrupt | SystemExit):
                 raise
             error = first_of(problem)
-        error = controller.failure or error
+        finally:
+            TRAPS.disarm()
+        # After a leak nothing that the run found can be had again.
+        error = leaks[0] if leaks else controller.failure or error
         if error is None:
             try:
                 simulation.check_all()
@@ -229,6 +253,8 @@ def _drive(
 def _takes_simulation(scenario: Scenario) -> bool:
     return bool(inspect.signature(scenario).parameters)
 
+
+TRAPS: Final = Traps()
 
 _open: list[ExitStack] = []
 _runs = 0
@@ -252,6 +278,7 @@ def session() -> Iterator[None]:
         stack.callback(gc.unfreeze)
         if collects:
             stack.callback(gc.enable)
+        stack.enter_context(TRAPS)
         _open.append(stack)
         try:
             yield

@@ -3,9 +3,9 @@
 Owns: the three forms and their reading and writing. Must not know: how a schedule is carried out.
 
 - Constraint form, printed by reports and writable by hand: `c1:turn#late part>user#remove m; cancel@turn#send[2]`. Terms are
-  separated by `;`. `A>B` holds A's actor before A until B has been done. `kind@A=value` disturbs A when it is about to run
-  (see `Disturbance`). `mode=await` makes every await a decision. Everything else runs in the default order: the actor that
-  ran goes on while it can, else whoever has been ready the longest.
+  separated by `;`. `A>B` holds A's actor before A until B has been done, and `A>>B` also prefers B's actor meanwhile.
+  `kind@A=value` disturbs A when it is about to run (see `Disturbance`). `mode=await` makes every await a decision.
+  Everything else runs in the default order: the actor that ran goes on while it can, else who has been ready the longest.
 - Seed form: `s1.<strategy>.<seed in base 36>.<run>` (`.await` behind it for that mode): the shortest; bound to the code's
   version, because a strategy's choices depend on what there is to choose from.
 - Trace form: `t1.<base64>`: who ran how many steps, run-length coded with a dictionary of actors, and the disturbances.
@@ -39,14 +39,16 @@ class Hold:
 
     held: Address
     until: Address
+    eager: bool = False
+    """Whether the awaited actor runs whenever it can meanwhile; written `A>>B`."""
 
     def __str__(self) -> str:
-        return f"{self.held}>{self.until}"
+        return f"{self.held}{'>>' if self.eager else '>'}{self.until}"
 
     @property
     def flipped(self) -> Hold:
         """The opposite order."""
-        return Hold(self.until, self.held)
+        return Hold(self.until, self.held, self.eager)
 
 
 @attrs.frozen
@@ -91,7 +93,7 @@ class Schedule:
 
 
 def order(first: str, *, before: str) -> Hold:
-    """The ordering "`first` is done before `before` begins", both as addresses: `order("user#remove m", before="turn#part m")`.
+    """The ordering "`first` is done before `before` begins": `order("user#remove m", before="turn#part m")`.
 
     For a `Schedule(holds=(...,))` written by hand. Raises `ScheduleSyntaxError`.
     """
@@ -126,7 +128,7 @@ def _parse_terms(text: str) -> Schedule:
             mode = "await" if term == "mode=await" else "macro"
         elif ">" in term:
             held, _, until = term.partition(">")
-            holds.append(Hold(Address.parse(held), Address.parse(until)))
+            holds.append(Hold(Address.parse(held), Address.parse(until.removeprefix(">")), until.startswith(">")))
         elif "@" in term:
             disturbances.append(_parse_disturbance(term))
         else:

@@ -157,14 +157,31 @@ class _Shrinker:
         if plan.segments is None:
             plan = self.best = self.fewest_terms(plan)
         self.world = self.smallest_world(plan)
-        if plan.segments is None and (not plan.holds or self.tries.robust(plan) == ROBUST):
-            return
-        worlds = [self.world] if self.world == WHOLE else [self.world, WHOLE]
-        for world in worlds:
+        if plan.segments is not None or (plan.holds and self.tries.robust(plan) < ROBUST):
+            self.order(plan)
+        self.name_what_came()
+
+    def order(self, plan: Schedule) -> None:
+        """Look for better orderings where less is in the way first, then in the whole scenario."""
+        for world in dict.fromkeys((self.world, WHOLE)):
             found = Orderings(self.tries).as_orderings(plan, world)
             if found is not None and self.tries.fails(found):
                 self.best = self.fewest_terms(found)
                 return
+
+    def name_what_came(self) -> None:
+        """Let a hold wait for the failing step itself where the failure came before what it waits for."""
+        failing = self.tries.fails(self.best)
+        if failing is None or failing.failed_at is None:
+            return
+        last = failing.steps[failing.failed_at]
+        came = {step.address for step in failing.steps[: failing.failed_at + 1]}
+        for hold in self.best.holds:
+            if hold.until not in came and hold.held.actor != last.actor:
+                others = tuple(Hold(hold.held, last.address) if other is hold else other for other in self.best.holds)
+                plan = attrs.evolve(self.best, holds=others)
+                if self.tries.fails(plan):
+                    self.best = plan
 
     def least_disturbed(self, plan: Schedule) -> Schedule:
         """The plan with no more disturbances than it needs."""

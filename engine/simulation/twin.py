@@ -8,9 +8,9 @@ Python; a run in which they differ anywhere that its digest looks at is reported
 A side is a command that writes one JSON object a line to its standard output, in order of the runs: `run` (what the run is
 called), `digest`, `trace` (each step's address), `notes`, `error`; other lines are ignored. This module is such a command:
 
-    python -m engine.simulation.twin '{"target": "package.module:scenario", "seeds": [0, 1], "schedules": 20}'
+    python -m engine.simulation.twin '{"targets": ["package.module:scenario"], "seeds": [0, 1], "schedules": 20}'
 
-`target` names an async scenario, as `package.module:function` or `path/to/file.py:function`.
+A target names an async scenario, as `package.module:function` or `path/to/file.py:function`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, Self
@@ -81,9 +82,14 @@ class Twins:
     """What two sides had to say."""
 
     runs: int
-    """Compared, up to the first difference."""
-    divergence: Divergence | None
-    """None: every run had the same digest in both."""
+    """Compared."""
+    divergences: tuple[Divergence, ...]
+    """Of each run that differs, its first difference; empty: every run had the same digest in both."""
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """The first difference of all."""
+        return self.divergences[0] if self.divergences else None
 
 
 def first_divergence(left: Sequence[str], right: Sequence[str]) -> tuple[int, str | None, str | None] | None:
@@ -119,16 +125,12 @@ def twin_commands(commands: tuple[Sequence[str], Sequence[str]], *, timeout_s: f
     with ExitStack() as stack:
         sides = [stack.enter_context(_Side(*pair)) for pair in zip(commands, ENVIRONMENTS, strict=True)]
         left, right = (side.records(timeout_s) for side in sides)
-    runs = 0
-    for runs, (one, other) in enumerate(zip_longest(left, right), start=1):
-        divergence = compare(one, other)
-        if divergence is not None:
-            return Twins(runs, divergence)
-    return Twins(runs, None)
+    found = [compare(*pair) for pair in zip_longest(left, right)]
+    return Twins(len(found), tuple(divergence for divergence in found if divergence is not None))
 
 
 def twin(
-    target: str,
+    target: str | Sequence[str],
     seeds: Iterable[int] = (0,),
     *,
     schedules: int = 20,
@@ -137,13 +139,14 @@ def twin(
     python: tuple[str, str] | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> Twins:
-    """Run `schedules` schedules of a scenario for each seed in two fresh processes, and compare every run.
+    """Run `schedules` schedules of a scenario (or of several) for each seed in two fresh processes, and compare every run.
 
     `target` is `package.module:function` or `path/to/file.py:function`; `python` the interpreters of the two sides, by
-    default this one twice. A failing run is no difference where both fail alike. Raises `SimulationSetupError`, see
-    `twin_commands`.
+    default this one twice. A run's name is its target, seed and number. A failing run is no difference where both fail
+    alike. Raises `SimulationSetupError`, see `twin_commands`.
     """
-    plan = {"target": target, "seeds": list(seeds), "schedules": schedules, "strategy": strategy, "mode": mode}
+    targets = [target] if isinstance(target, str) else list(target)
+    plan = {"targets": targets, "seeds": list(seeds), "schedules": schedules, "strategy": strategy, "mode": mode}
     one, other = ((exe, "-m", __name__, json.dumps(plan)) for exe in python or (sys.executable, sys.executable))
     return twin_commands((one, other), timeout_s=timeout_s)
 
@@ -156,8 +159,8 @@ class _Side:
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, **differences, "PYTHONPATH": path, "PYTHONUTF8": "1"}
         self._files = ExitStack()
-        self._out = self._files.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 (the stack closes it)
-        self._complaints = self._files.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 (the stack closes it)
+        self._out = self._files.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115
+        self._complaints = self._files.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115
         self._process = subprocess.Popen(list(command), stdout=self._out, stderr=self._complaints, env=environment)
 
     def __enter__(self) -> Self:
@@ -223,17 +226,22 @@ def scenario_of(target: str) -> Scenario:
 
 def main(plan: dict[str, Any]) -> None:
     """Be one side: run what the plan says, and report each run."""
-    scenario = scenario_of(plan["target"])
-    for seed in plan["seeds"]:
-        explore(
-            scenario,
-            schedules=plan["schedules"],
-            strategy=plan.get("strategy", "auto"),
-            mode=plan.get("mode", "macro"),
-            seed=seed,
-            failures_max=plan["schedules"],
-            on_run=lambda number, run, seed=seed: write_record(record_of(f"{seed}.{number}", run)),  # type: ignore[misc]
-        )
+    for target in plan["targets"]:
+        scenario = scenario_of(target)
+        for seed in plan["seeds"]:
+            explore(
+                scenario,
+                schedules=plan["schedules"],
+                strategy=plan.get("strategy", "auto"),
+                mode=plan.get("mode", "macro"),
+                seed=seed,
+                failures_max=plan["schedules"],
+                on_run=partial(_report, f"{target} {seed}."),
+            )
+
+
+def _report(name: str, number: int, run: Run) -> None:
+    write_record(record_of(f"{name}{number}", run))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ async def replaced(sim: Simulation) -> None:
     """A source is imported, and replaced by another text while its session is appended to; the process may die."""
     sim.host.dense = False
     async with sim.engine() as engine:
-        assert await ingest(engine, "old", 2) == "created"
+        assert await ingest(engine, "old", 2) == "new"
     async with sim.process(), sim.engine() as engine:
 
         async def turn() -> None:

@@ -88,17 +88,22 @@ class Traps:
 
     @contextmanager
     def armed(
-        self, seed: int | str = 0, *, clock: Callable[[], float] | None = None, actor: Callable[[], str] | None = None
+        self,
+        seed: int | str = 0,
+        *,
+        clock: Callable[[], float] | None = None,
+        actor: Callable[[], str] | None = None,
+        replace: bool | None = None,
     ) -> Iterator[Armed]:
         """Watch this thread while the block runs; enter it inside of `trio.run`, around the scenario.
 
         `seed` decides every answer. `clock` gives virtual seconds; by default trio's own clock, if it is a `MockClock` that
         stands still by itself (rate 0), and otherwise reading the time is a leak. `actor` names who asks; by default trio's
-        current task. Raises the first `LeakError` at the end of the block too, from what the block raised, unless that is a
-        leak, a cancellation or an interrupt: a program that swallows the error does not get away with it. Raises
-        `SimulationSetupError` where a run is armed already, or nothing is installed.
+        current task. `replace` overrides the traps' own for this run. The first leak is raised at the end of the block too,
+        from what the block raised, unless that is a leak, a cancellation or an interrupt: a program that swallows the error
+        does not get away with it. Raises `SimulationSetupError` where a run is armed already, or nothing is installed.
         """
-        run = self.arm(seed, clock=clock, actor=actor)
+        run = self.arm(seed, clock=clock, actor=actor, replace=replace)
         try:
             yield run
         except BaseException as problem:
@@ -111,7 +116,12 @@ class Traps:
             raise run.leaks[0]
 
     def arm(
-        self, seed: int | str = 0, *, clock: Callable[[], float] | None = None, actor: Callable[[], str] | None = None
+        self,
+        seed: int | str = 0,
+        *,
+        clock: Callable[[], float] | None = None,
+        actor: Callable[[], str] | None = None,
+        replace: bool | None = None,
     ) -> Armed:
         """Begin to watch this thread: `armed` without its block."""
         if not _installed:
@@ -123,7 +133,7 @@ class Traps:
             thread=get_ident(),
             clock=clock or _virtual_clock(),
             epoch_s=self.epoch_s,
-            replace=self.replace,
+            replace=self.replace if replace is None else replace,
             actor=actor or running_actor,
         )
         random.seed(f"{seed} random")

@@ -287,6 +287,7 @@ class Patches:
 
 def swap_names(pairs: dict[int, tuple[Any, Any]]) -> None:
     """Replace each name in the program's modules that is one of these objects by its partner."""
+    wanted = pairs.keys()
     for name, module in list(sys.modules.items()):
         root = name.partition(".")[0]
         if root in sys.stdlib_module_names or root in LIBRARIES or root in OBSERVERS:
@@ -294,6 +295,8 @@ def swap_names(pairs: dict[int, tuple[Any, Any]]) -> None:
         if not isinstance(module, types.ModuleType) or name.startswith("engine.simulation"):
             continue
         names = vars(module)
+        if wanted.isdisjoint(map(id, names.values())):
+            continue
         for key, value in list(names.items()):
             pair = pairs.get(id(value))
             if pair is not None and pair[0] is value:
