@@ -313,7 +313,7 @@ class Host:
     # --- failing ------------------------------------------------------------------------------------
 
     def _fault(self, operation: str, kind: str, number: int) -> str | None:
-        # A disk that lies (also about where a file ends: SQLite reads zeros from there on) corrupts a file in anybody's hands.
+        # A disk that lies, also about where a file ends (SQLite reads zeros from there on), spoils a file in anybody's hands.
         lies = ("crash", "lie", "short") if operation == "read" else ("crash", "lie")
         ways = [way for way in WAYS.get(operation, ()) if way not in lies]
         return self._controller.fault(f"{kind} {operation}", number, ways)
