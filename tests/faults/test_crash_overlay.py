@@ -90,7 +90,7 @@ async def replaced(sim: Simulation) -> None:
 @pytest.mark.parametrize(("scenario", "faults"), [(late_part, ("cut",)), (replaced, ("crash",))], ids=["part", "replace"])
 def test_no_crash_of_a_scenario_loses_or_halves_anything(scenario: Any, faults: tuple[str, ...]) -> None:
     """With durability="full", whatever the schedule and wherever the power fails, what was acknowledged is there, whole."""
-    found = overlay(scenario, schedules=12, faults=faults, states_max=900, reopen_every=100)
+    found = overlay(scenario, schedules=30, strategy="random", faults=faults, states_max=900, reopen_every=100)
     assert found.logs >= 4
     assert found.distinct >= 900
     assert found.reopened > found.commits / 2
