@@ -1,14 +1,9 @@
 """Crash overlay: every crash of every distinct run of a scenario, without running its actors again.
 
-Owns: recording the runs of a campaign, what may be found after a crash of one, the reopening by the whole engine.
+Owns: recording the runs of a campaign, which moments of them to crash at, the reopening by the whole engine.
 Must not know: which schedules a strategy chooses, which images a power failure leaves.
-Invariants: of runs that did the same to the disk one is examined; an image that arises in several runs is opened once and
-judged in each; same arguments, same counts.
-
-What a crash may leave is what a run committed: a process that dies leaves everything it wrote, so the contents that SQLite
-makes of that, from the first write to the last, are the committed ones, in order. After any other crash the content must be
-one of these, all tables, row for row (else it is `half`), and, where an answer had been given, one that was still the
-newest when it was given or later (else what it acknowledged is `lost`).
+Invariants: a moment at which two runs had done the same to the disk, and given the same answers, is crashed once; an image
+that arises at several moments is opened once and judged at each; same arguments, same counts.
 """
 
 from __future__ import annotations
@@ -16,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, Final
 
@@ -28,16 +23,14 @@ from engine.errors import EngineError
 from engine.events import Receipt, SessionNoted
 from engine.ports import Ports
 from engine.runtime import Durability, open_engine
+from engine.simulation.committed import CommittedCheck
 from engine.simulation.disk import (
     EVERYTHING,
     Damaged,
     Disk,
     Image,
-    Medium,
     OperationLog,
     PowerModel,
-    SqlCheck,
-    Verdict,
     crash_campaign,
     crash_points,
 )
@@ -78,7 +71,7 @@ class CrashOverlay:
     commits: int = 0
     """Different contents that were committed, in all logs."""
     points: int = 0
-    """Moments at which the disk crashed: before each of its operations, in each log."""
+    """Moments at which the disk crashed: before each of its operations, in all logs, those with equal pasts once."""
     states: int = 0
     """Images judged, one that arises at several points counted at each."""
     distinct: int = 0
@@ -113,69 +106,14 @@ class Recorded:
     """What one run did to the disk, from one known content on."""
 
     log: OperationLog
+    digests: list[str]
+    """See `digests_of`."""
     name: str
     """Of the engine's file."""
     events: tuple[type[Any], ...]
     projections: tuple[type[Any], ...]
     dense: bool
     schedule: str
-
-
-class CommittedCheck(SqlCheck):
-    """A campaign's check of one log: what is found was committed, and nothing acknowledged is missing.
-
-    `known` are contents by their pages, shared between the checks of many logs. Any mark counts as an acknowledgement of
-    everything that was committed before it.
-    """
-
-    def __init__(self, name: str, known: dict[int, Any]) -> None:
-        super().__init__(name)
-        self._known = known
-        self._last: dict[str, int] = {}
-        self._marks: list[int] = []
-
-    @property
-    def committed(self) -> Iterable[str]:
-        """The contents that were committed."""
-        return self._last
-
-    def learn(self, disk: Disk, log: OperationLog) -> None:
-        """Find out what a dying process leaves at each point of the log. Raises `InvariantError` where it is damaged."""
-        self._marks = [index for index, record in enumerate(log.records) if record[0] == "mark"]
-        medium = Medium(log)
-        content = ""
-        for point in crash_points(log):
-            changed = any(record[0] not in ("mark", "sync", "failed sync") for record in log.records[medium.at : point])
-            medium.advance(point)
-            if changed or not content:
-                disk.restore(medium.kept())
-                content = self.examine(disk)
-                if isinstance(content, Damaged):
-                    raise InvariantError("a dying process leaves a log that opens", content.problem)
-            self._last[content] = point
-
-    def inspect(self, connection: apsw.Connection) -> str:
-        """A hash of every row of every table."""
-        return content_of(connection)
-
-    def judge_found(self, found: str, marks: Sequence[Any]) -> Verdict | None:
-        """`half` where it was never committed, `lost` where something newer had been acknowledged."""
-        last = self._last.get(found)
-        if last is None:
-            return "half"
-        return "lost" if marks and last < self._marks[len(marks) - 1] else None
-
-
-def content_of(connection: apsw.Connection) -> str:
-    """A hash of every row of every table of a database."""
-    state = hashlib.blake2b(digest_size=16)
-    names = connection.execute(
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_stat%' ORDER BY name"
-    ).fetchall()
-    for (name,) in names:
-        rows = connection.execute(f'SELECT * FROM "{name}"').fetchall()
-        state.update(repr((name, rows)).encode())
-    return state.hexdigest()
 
 
 def crash_overlay(
@@ -195,8 +133,8 @@ def crash_overlay(
     """Run a scenario under several schedules, and crash each distinct run at every operation of its disk.
 
     `strategy`, `seed` and `faults` are `explore`'s; the scenario's engines are opened with `durability` and the options in
-    `engine`, where it gives none of its own. At each point up to `images_per_point` images of the `model` are drawn;
-    `states_max` bounds the distinct images, shared evenly between the runs. The whole engine opens the first image of each
+    `engine`, where it gives none of its own. At each point up to `images_per_point` images of the `model` are drawn; after
+    `states_max` distinct ones no further run is begun. The whole engine opens the first image of each
     distinct content, and of the others each `reopen_every`th (0: none): it must pass `check_log` and store another event.
     Raises the error of a run that failed, `SimulationSetupError` where a run had no engine or several logs.
     """
@@ -207,7 +145,8 @@ def crash_overlay(
         def collect(number: int, run: Run) -> None:
             for host in recorder.hosts:
                 for log in host.logs:
-                    logs.setdefault(digest_of(log), _recorded(host, log, str(run.schedule())))
+                    digests = digests_of(log)
+                    logs.setdefault(digests[-1], _recorded(host, log, digests, str(run.schedule())))
             recorder.hosts.clear()
 
         campaign = explore(scenario, schedules=schedules, strategy=strategy, seed=seed, faults=faults, on_run=collect)
@@ -223,12 +162,13 @@ def crash_overlay(
     return report
 
 
-def _recorded(host: Host, log: OperationLog, schedule: str) -> Recorded:
+def _recorded(host: Host, log: OperationLog, digests: list[str], schedule: str) -> Recorded:
     if len(host.options) != 1:
         raise SimulationSetupError(f"a crash overlay is of one log, the scenario has {len(host.options)}")
     ((path, options),) = host.options.items()
     return Recorded(
         log=log,
+        digests=digests,
         name=path.removeprefix(f"{host.disk.directory}/"),
         events=tuple(options.get("events", ())),
         projections=tuple(options.get("projections", ())),
@@ -237,19 +177,25 @@ def _recorded(host: Host, log: OperationLog, schedule: str) -> Recorded:
     )
 
 
-def digest_of(log: OperationLog) -> str:
-    """A hash of what was done to the disk, and of where answers were given. File numbers do not count, their order does."""
+def digests_of(log: OperationLog) -> list[str]:
+    """For each crash point a hash of what was done to the disk until then, and of where answers were given.
+
+    File numbers do not count, their order does.
+    """
     state = hashlib.blake2b(log.base.digest.encode(), digest_size=16)
     numbers: dict[int, int] = {}
     for number in log.numbers.values():
         numbers[number] = len(numbers)
+    digests = []
     for operation, number, value, payload in log.records:
-        file = numbers.setdefault(number, len(numbers))
         if operation == "mark":
             payload = payload.position if isinstance(payload, Receipt) else None
+        else:
+            digests.append(state.hexdigest())
+        file = numbers.setdefault(number, len(numbers))
         state.update(f"{operation} {file} {value} ".encode())
         state.update(payload if isinstance(payload, bytes) else repr(payload).encode())
-    return state.hexdigest()
+    return [*digests, state.hexdigest()]
 
 
 class _Overlaying:
@@ -267,24 +213,24 @@ class _Overlaying:
         self._images: dict[int, Any] = {}
         self._pages: dict[int, Any] = {}
         self._contents: set[Any] = set()
+        self._crashed: set[str] = set()
         self._committed: set[str] = set()
 
-    def all(self, logs: list[Recorded], states_max: int | None) -> None:
-        """Go through the logs."""
-        report = self._report
-        report.logs = len(logs)
-        for number, run in enumerate(logs):
-            left = None if states_max is None else -(-(states_max - report.distinct) // (len(logs) - number))
-            if left is not None and left <= 0:
+    def all(self, runs: list[Recorded], states_max: int | None) -> None:
+        """Go through the runs."""
+        for number, run in enumerate(runs):
+            if states_max is not None and len(self._images) >= states_max:
                 break
-            self._one(run, number, left)
-        report.commits = len(self._committed)
+            self._one(run, number)
+        self._report.distinct = len(self._images)
+        self._report.commits = len(self._committed)
 
-    def _one(self, run: Recorded, number: int, distinct_max: int | None) -> None:
+    def _one(self, run: Recorded, number: int) -> None:
         report = self._report
         check = _Sampling(run.name, self._pages, lambda image: self._reopen(run, image), self._reopen_every)
-        check.learn(self._disk, run.log)
-        self._committed |= set(check.committed)
+        first = check.learn(self._disk, run.log, self._images)
+        self._committed.update(first)
+        points = zip(crash_points(run.log), run.digests, strict=True)
         found = crash_campaign(
             run.log,
             check,
@@ -292,16 +238,19 @@ class _Overlaying:
             images_per_point=self._images_per_point,
             seed=self._seed * 1_000_003 + number,
             model=self._model,
-            distinct_max=distinct_max,
             known=self._images,
+            points=[point for point, digest in points if digest not in self._crashed],
         )
+        self._crashed.update(run.digests)
+        report.logs += 1
         report.points += found.points
         report.states += found.states
-        report.distinct += found.distinct
         report.wrong += found.wrong
         for wrong in found.examples:
-            self._tell(Finding(wrong.verdict, run.schedule, wrong.point, f"{wrong.found}, {wrong.marks} answers", wrong.image))
-        for content, image in found.outcomes.items():
+            self._tell(
+                Finding(wrong.verdict, run.schedule, wrong.point, f"{wrong.found}, {wrong.marks} answers", wrong.image)
+            )
+        for content, image in {**found.outcomes, **first}.items():
             if content not in self._contents and not isinstance(content, Damaged):
                 self._contents.add(content)
                 self._reopen(run, image)
@@ -310,7 +259,7 @@ class _Overlaying:
         self._report.reopened += 1
         try:
             reopen(self._disk, run, image)
-        except (EngineError, InvariantError) as problem:
+        except (EngineError, InvariantError, apsw.Error) as problem:
             self._report.wrong["unusable"] += 1
             self._tell(Finding("unusable", run.schedule, -1, f"{type(problem).__name__}: {problem}", image))
 
