@@ -198,11 +198,7 @@ class OpensCheck:
         return None if found == "works" else "corrupt"
 
 
-NO_GARBAGE_IN_THE_SIDE_FILE = PowerModel(settled=frozenset({"owner"}))
-
-
-@pytest.mark.parametrize("model", [PowerModel(garbage=False), NO_GARBAGE_IN_THE_SIDE_FILE], ids=["torn", "garbage"])
-def test_a_crash_while_a_log_is_made_leaves_one_that_opens(model: PowerModel) -> None:
+def test_a_crash_while_a_log_is_made_leaves_one_that_opens() -> None:
     """At every operation of a log's first open, what a power failure leaves is opened and used by the next engine."""
 
     async def make(disk: Disk) -> None:
@@ -212,8 +208,8 @@ def test_a_crash_while_a_log_is_made_leaves_one_that_opens(model: PowerModel) ->
     with Disk() as disk, disk.default():
         log = disk.record()
         trio.run(make, disk)
-        report = crash_campaign(log, OpensCheck(), disk=disk, images_per_point=4, model=model)
-    assert report.distinct > 200
+        report = crash_campaign(log, OpensCheck(), disk=disk, images_per_point=4)
+    assert report.distinct > 250
     assert not report.wrong, report
 
 
