@@ -11,8 +11,6 @@ from __future__ import annotations
 import time
 from typing import Final
 
-import attrs
-
 from bench.report import Settings, Table, Value
 from engine.limits import Limits
 from engine.runtime import Durability
