@@ -11,16 +11,15 @@ database step, `point`) or to where the task blocks. With `mode="await"` a bare 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import outcome
 import trio
 
-from engine.simulation.actors import BARE, START, WAKE, Actor, has_timer, seconds_to_deadline, short_name, where_it_waits
-from engine.simulation.choices import Address, Disturbance, Op, Step, clean_label
-from engine.simulation.errors import DeadlockError, LivelockError, RunAbandonedError, SimulationError
+from engine.simulation.actors import BARE, START, WAKE, Actor, name_of, seconds_to_deadline
+from engine.simulation.choices import Address, Disturbance, Op, Step
+from engine.simulation.errors import LivelockError, SimulationError
+from engine.simulation.patience import Patience, deadlock_of, evict
 from engine.simulation.plan import Plan
 from engine.simulation.policy import DefaultOrder, Policy
 from engine.simulation.schedule import Mode, Schedule
@@ -32,16 +31,6 @@ ROW_MAX: Final = 100
 """Steps in a row of one actor, with others ready, before it goes to the end of the line: polling must starve nobody."""
 BARE_MAX: Final = 100
 """Bare checkpoints that one macro-step goes on over before others get their turn: a polling loop must not starve them."""
-HOLD_JUMPS_MAX: Final = 24
-"""Clock jumps that a hold waits through for others' timers, with nobody able to run, before it is released as unmet."""
-HOLD_JUMPS_ALL: Final = 96
-"""The same while others do something at each: an actor that polls for what the hold keeps back would go on forever."""
-STUCK_AFTER_S: Final = 60.0
-STUCK_JUMPS: Final = 40
-"""Virtual seconds, and jumps, in which only housekeeping timers fired: then the actors are deadlocked."""
-
-NEVER: Final = 1e12
-"""A deadline beyond this is none."""
 ENGINE_HOST: Final = "engine.runtime.core.host"
 """The task that starts the engine's own actors."""
 EVICTIONS_MAX: Final = 50
@@ -94,13 +83,12 @@ class Controller:
         self._named: dict[str, int] = {}
         self.jumps = 0
         self._arrived: list[Actor] = []
-        self._held: list[Actor] = []
+        self.held: list[Actor] = []
+        """Whom the schedule keeps waiting."""
         self._last: Actor | None = None
         self._bare = self._in_a_row = 0
         self._row: Actor | None = None
-        self._idle_jumps = 0
-        self._held_jumps = 0
-        self._progress_at = 0.0
+        self._patience = Patience()
         self.evictions = 0
         self._steps_max = steps_max
         self.elides = True
@@ -114,19 +102,17 @@ class Controller:
         """A task of the program was created."""
         nursery = task.parent_nursery
         parent = self.actors.get(nursery.parent_task) if nursery is not None else None
-        housekeeping = parent is not None and (parent.housekeeping or task.name.startswith(ENGINE_HOST))
-        if parent is None:
-            name, above = "main", ""
-        else:
-            plain, above = clean_label(short_name(task.name)), parent.name
-            name = plain if parent.index == 0 or "." not in task.name else f"{above}/{plain}"
-            housekeeping = housekeeping or name in self.housekeepers
+        name = name_of(task, parent)
         number, unique = 1, name
         while unique in self.names:
             number += 1
             unique = f"{name}~{number}"
+        actor = Actor(len(self.actors), unique, task, parent.name if parent is not None else "")
+        actor.housekeeping = parent is not None and (
+            parent.housekeeping or task.name.startswith(ENGINE_HOST) or name in self.housekeepers
+        )
         self.live += 1
-        self.actors[task] = self.names[unique] = Actor(len(self.actors), unique, task, above, housekeeping=housekeeping)
+        self.actors[task] = self.names[unique] = actor
 
     def current(self) -> Actor | None:
         """The actor whose step runs now."""
@@ -147,7 +133,7 @@ class Controller:
         if (
             actor is None
             or self.ready
-            or self._held
+            or self.held
             or self._arrived
             or not self.elides
             or self.nobody_waits is None
@@ -195,7 +181,7 @@ class Controller:
         self._end_step(last)
         if arrived:
             self._take_in(last)
-        if self._held:
+        if self.held:
             self._release()
         if len(self.steps) >= self._steps_max:
             self._too_long()
@@ -249,7 +235,7 @@ class Controller:
         actor.nth = actor.counts.get(op.label, 0) + 1
         place = (actor.name, op.label, actor.nth)
         if self.plan.holds(place):
-            self._held.append(actor)
+            self.held.append(actor)
         else:
             self.ready.append(actor)
 
@@ -262,8 +248,7 @@ class Controller:
         self._in_a_row = self._in_a_row + 1 if ready > 1 and self._row is actor else 0
         self._row = actor
         if not actor.housekeeping:
-            self._progress_at = self.clock.now
-            self._idle_jumps = 0
+            self._patience.progress(self.clock.now)
         self.steps.append(Step(actor.name, op.label, actor.nth, op, ready))
 
     def _end_step(self, last: Actor | None) -> None:
@@ -274,15 +259,15 @@ class Controller:
             check()
 
     def _release(self) -> None:
-        for actor in list(self._held):
+        for actor in list(self.held):
             place = (actor.name, actor.op.label, actor.nth)
             if not self.plan.holds(place):
-                self._held.remove(actor)
+                self.held.remove(actor)
                 # It has waited the longest.
                 self.ready.insert(0, actor)
 
     def _preferred(self) -> Actor | None:
-        for held in self._held:
+        for held in self.held:
             name = self.plan.preferred((held.name, held.op.label, held.nth))
             for actor in self.ready if name is not None else ():
                 if actor.name == name:
@@ -330,29 +315,17 @@ class Controller:
 
     def idle(self, deadline: float) -> bool:
         """Nobody is ready: move the clock, or release a hold, or say that it is a deadlock. Whether to go on."""
-        never = deadline > NEVER
-        waited = self._idle_jumps >= HOLD_JUMPS_MAX or self._held_jumps >= HOLD_JUMPS_ALL
-        if self._held and (never or waited or not self._actors_have_timers()):
-            actor = self._held.pop(0)
+        verdict = self._patience.verdict(deadline, self)
+        if verdict == "let go":
+            actor = self.held.pop(0)
             self.plan.let_go((actor.name, actor.op.label, actor.nth), early=not self.thrown)
             self.ready.append(actor)
-            self._idle_jumps = self._held_jumps = 0
-            return True
-        if never:
+        elif verdict == "stuck":
             self._stuck()
-            return False
-        self._idle_jumps += 1
-        self._held_jumps += bool(self._held)
-        if (
-            self._idle_jumps > STUCK_JUMPS
-            and self.clock.now - self._progress_at > STUCK_AFTER_S
-            and not self._actors_have_timers()
-        ):
-            self._stuck()
-            return False
-        self.jumps += 1
-        self.clock.jump_to(deadline)
-        return True
+        else:
+            self.jumps += 1
+            self.clock.jump_to(deadline)
+        return verdict != "stuck"
 
     def _jump_for(self, actor: Actor, value: str) -> bool:
         deadline = seconds_to_deadline()
@@ -361,10 +334,6 @@ class Controller:
         self.jumps += 1
         self.clock.jump(deadline)
         return True
-
-    def _actors_have_timers(self) -> bool:
-        own = [actor for actor in self.names.values() if actor.task is not None and not actor.housekeeping]
-        return any(has_timer(actor.task) for actor in own if actor not in self._held)
 
     def exited(self, task: Any) -> None:
         """A task of the program ended."""
@@ -388,29 +357,13 @@ class Controller:
 
     def _stuck(self) -> None:
         if self.failure is None:
-            waiting = [
-                f"{actor.name} ({actor.waiting or where_it_waits(actor.task)})"
-                for actor in self.names.values()
-                if actor.task is not None and not actor.housekeeping and actor.index
-            ]
-            main = self.actors[next(iter(self.actors))]
-            self._set_failure(DeadlockError(tuple(waiting or [f"main ({main.waiting or where_it_waits(main.task)})"])))
+            self._set_failure(deadlock_of(self.names.values()))
             self._cancel_all()
         elif self.evictions < EVICTIONS_MAX:
-            self._evict()
+            self.evictions += 1
+            evict(self.names.values())
         else:
             self.abandoned = True
-
-    def _evict(self) -> None:
-        """Cancellation did not end it, something shields itself: throw everybody out of what they wait for."""
-        self.evictions += 1
-        for actor in list(self.names.values()):
-            children = actor.task is not None and any(nursery.child_tasks for nursery in actor.task.child_nurseries)
-            if actor.task is not None and actor.parked is None and not children:
-                try:
-                    trio.lowlevel.reschedule(actor.task, outcome.Error(RunAbandonedError()))
-                except AssertionError:  # it was runnable already
-                    continue
 
     def fail(self, problem: SimulationError) -> None:
         """End the run with this failure, unless it has one."""
@@ -434,14 +387,6 @@ class Controller:
     def _cancel_all(self) -> None:
         assert self.root is not None
         self.root.cancel()
-
-    # --- what a run was -------------------------------------------------------------------------------
-
-    def digest(self) -> str:
-        """A hash of every decision, every note and the time that passed."""
-        text = "\n".join([f"{step.actor}#{step.label}[{step.nth}]" for step in self.steps])
-        tail = f"\n{self.notes}\n{self.clock.now:.9f}\n{[str(item) for item in self.plan.carried_out]}"
-        return hashlib.blake2b((text + tail).encode(), digest_size=16).hexdigest()
 
 
 def _cancel(actor: Actor, value: str) -> bool:

@@ -35,7 +35,7 @@ from engine.simulation.engine_ports import (
     simulated_spawn,
     simulated_step,
 )
-from engine.simulation.errors import InvariantError, SimulationSetupError, UnansweredError
+from engine.simulation.errors import InvariantError, UnansweredError
 from engine.simulation.oracles import check_log, check_receipts
 from engine.simulation.primitives import wrapped
 from engine.simulation.virtual import EPOCH_MS, SeededIds, VirtualClock
@@ -221,11 +221,11 @@ class Host:
         if not self._processes or self._processes[-1].crashed:
             return False
         process = self._processes[-1]
-        process.crashed, process.how = True, value
         how, _, number = value.partition("/")
+        if how == "power" and not self.logs:
+            return False  # no engine was opened: there is nothing to lose
+        process.crashed, process.how = True, value
         if how == "power":
-            if not self.logs:
-                raise SimulationSetupError("a power failure needs a recorded disk: pass faults with 'crash'")
             medium = Medium(self.logs[-1], at=len(self.logs[-1]))
             images = list(medium.images(random.Random(f"{self._seed} power"), POWER_IMAGES))
             self._image = images[int(number or len(images) - 1) % len(images)]
@@ -313,7 +313,7 @@ class Host:
     # --- failing ------------------------------------------------------------------------------------
 
     def _fault(self, operation: str, kind: str, number: int) -> str | None:
-        # A disk that lies, also about where a file ends (SQLite reads zeros from there on), spoils a file in anybody's hands.
+        # A disk that lies corrupts a file in anybody's hands; a short read lies about where a file ends.
         lies = ("crash", "lie", "short") if operation == "read" else ("crash", "lie")
         ways = [way for way in WAYS.get(operation, ()) if way not in lies]
         return self._controller.fault(f"{kind} {operation}", number, ways)

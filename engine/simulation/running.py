@@ -8,6 +8,7 @@ Invariants: everything that was replaced is put back; a run raises nothing of th
 from __future__ import annotations
 
 import gc
+import hashlib
 import inspect
 import re
 import sys
@@ -181,7 +182,7 @@ def run(
         error=error,
         steps=controller.steps,
         woken=controller.woken,
-        digest=controller.digest(),
+        digest=digest_of(controller),
         disturbances=controller.plan.carried_out,
         unmet=unmet,
         seconds=clock.now,
@@ -294,6 +295,13 @@ def _collect_quietly() -> None:
         gc.collect()
     finally:
         sys.unraisablehook = before
+
+
+def digest_of(controller: Controller) -> str:
+    """A hash of every decision, every note, every disturbance, and the time that passed."""
+    text = "\n".join([f"{step.actor}#{step.label}[{step.nth}]" for step in controller.steps])
+    tail = f"\n{controller.notes}\n{controller.clock.now:.9f}\n{[str(item) for item in controller.plan.carried_out]}"
+    return hashlib.blake2b((text + tail).encode(), digest_size=16).hexdigest()
 
 
 def first_of(problem: BaseException) -> BaseException:

@@ -389,10 +389,7 @@ ENGINE: Final[tuple[Scenario, ...]] = (
     on_engine("6 crash, normal", "The same where COMMIT does not sync.", crash_normal, "crash", "cut"),
     on_engine("6 failing disk", "The disk fails at any operation.", failing_disk, "fault", "cut"),
     on_engine("6 failing and dying", "The disk fails, and then the process dies.", failing_disk, "fault", "crash", "cut"),
-    on_engine(
-        *("6 cancelled callers", "Callers are cancelled at any await.", cancelled_callers, "cancel", "lose", "timeout"),
-        mode="await",
-    ),
+    on_engine("6 cancelled callers", "Callers are cancelled.", cancelled_callers, "cancel", "lose", "timeout", mode="await"),
     on_engine("6 passivation", "Actors are put away while messages arrive.", passivation, "timeout", "cut"),
     on_engine("6 huge command", "One huge command stands before small ones.", huge_command, "cut"),
     on_engine("6 slow subscriber", "One follower is slow, one is dead.", slow_subscriber, "timeout", "cut"),

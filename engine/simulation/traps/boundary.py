@@ -191,7 +191,7 @@ _DOCUMENTED: Final = (
     Source("time", "the time kept in log records", "documented", "logging sees the real clock; no run sees log records", ""),
     Source(
         "time",
-        "a reference to a clock function kept in a class, a default argument or a closure",
+        "a clock function kept in a class, a default argument or a closure, and a kept `datetime.now`",
         "documented",
         f"only names in modules are swapped; {_TWIN}",
         "call it as time.time(), or take the `clock` port",
