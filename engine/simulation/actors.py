@@ -44,7 +44,7 @@ class Actor:
 
 
 def name_of(task: Any, parent: Actor | None) -> str:
-    """What a task is called: the name it was started with, else its function's, behind its parent's where that is not main."""
+    """What a task is called: the name it was started with, or its function's, behind its parent's unless that is main."""
     if parent is None:
         return "main"
     name: str = task.name

@@ -11,7 +11,7 @@ database step, `point`) or to where the task blocks. With `mode="await"` a bare 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import trio
@@ -301,14 +301,14 @@ class Controller:
             self.plan.carried_out.append(Disturbance("cut", Address("writer", "batch", batch), str(size)))
         return size
 
-    def fault(self, label: str, number: int, ways: Sequence[str]) -> str | None:
-        """How the nth operation of the disk with this label fails, or None."""
-        planned = self.plan.take("fault", ("disk", label, number))
+    def at_disk(self, kind: str, label: str, number: int, drawn: Callable[[], str | None]) -> str | None:
+        """How a `fault` or `crash` meets the nth operation of the disk with this label, or None: as planned, or as drawn."""
+        planned = self.plan.take(kind, ("disk", label, number))
         if planned is not None:
             return planned.value
-        how = self.policy.fault(ways)
+        how = drawn()
         if how is not None:
-            self.plan.carried_out.append(Disturbance("fault", Address("disk", label, number), how))
+            self.plan.carried_out.append(Disturbance(kind, Address("disk", label, number), how))
         return how
 
     # --- when nobody can run -------------------------------------------------------------------------

@@ -195,7 +195,7 @@ class Host:
             image = _shared.templates[key] = _make_template(self.disk, path, events, projections)
         self.disk.restore(image)
         self._record()
-        if self._failing:
+        if self._failing or self._recording:
             self.disk.decide = self._fault
 
     # --- dying --------------------------------------------------------------------------------------
@@ -313,10 +313,18 @@ class Host:
     # --- failing ------------------------------------------------------------------------------------
 
     def _fault(self, operation: str, kind: str, number: int) -> str | None:
+        label = f"{kind} {operation}"
+        policy = self._controller.policy
+        if self._recording and operation not in ("read", "lock") and self._processes and self.alive:
+            how = self._controller.at_disk("crash", label, number, policy.dies)
+            if how is not None and self.crash(None, how):
+                return "eio"
+        if not self._failing:
+            return None
         # A disk that lies corrupts a file in anybody's hands; a short read lies about where a file ends.
         lies = ("crash", "lie", "short") if operation == "read" else ("crash", "lie")
         ways = [way for way in WAYS.get(operation, ()) if way not in lies]
-        return self._controller.fault(f"{kind} {operation}", number, ways)
+        return self._controller.at_disk("fault", label, number, lambda: policy.fault(ways))
 
 
 class _Collector(logging.Handler):
