@@ -7,7 +7,6 @@ Invariants: the same settings, seed and scenario give the same verdict; a wrong 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, get_args
@@ -17,7 +16,8 @@ import attrs
 from engine.simulation.campaign import Campaign, Failure
 from engine.simulation.choices import KINDS, Disturbance
 from engine.simulation.corpus import Saved
-from engine.simulation.errors import InvariantError, SimulationSetupError
+from engine.simulation.errors import CommutationError, DivergedError, InvariantError, SimulationSetupError
+from engine.simulation.exhaustive import Proof, explore_exhaustively
 from engine.simulation.exploring import explore, replay
 from engine.simulation.running import Run, Scenario
 from engine.simulation.schedule import Mode, Schedule, parse
@@ -26,6 +26,7 @@ from engine.simulation.strategies import STRATEGIES
 
 SCHEDULES: Final = 500
 """How many a campaign tries where nobody says otherwise."""
+EXHAUSTIVE_SCHEDULES: Final = 20_000
 UNBOUNDED: Final = 1_000_000_000
 """For campaigns that only time ends."""
 
@@ -37,7 +38,8 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 class Settings:
     """How a scenario is checked."""
 
-    schedules: int = SCHEDULES
+    schedules: int | None = None
+    """At most so many runs; None: `SCHEDULES`, and `EXHAUSTIVE_SCHEDULES` for an exhaustive search."""
     seconds: float | None = None
     """Wall time after which no new run begins."""
     strategy: str = "auto"
@@ -54,7 +56,7 @@ class Settings:
     """More arguments of `run`."""
 
     def __attrs_post_init__(self) -> None:
-        if self.schedules < 1:
+        if self.limit < 1:
             raise SimulationSetupError(f"schedules: expected 1 or more, found {self.schedules}")
         known = ("auto", "directed", "default", *STRATEGIES)
         if self.strategy not in known:
@@ -66,8 +68,13 @@ class Settings:
                 raise SimulationSetupError(f"faults: expected some of {', '.join(KINDS)}, found {kind!r}")
         if self.replay is not None:
             parse(self.replay)
-        if self.exhaustive:
-            exhaustively()
+
+    @property
+    def limit(self) -> int:
+        """How many runs at most."""
+        if self.schedules is not None:
+            return self.schedules
+        return EXHAUSTIVE_SCHEDULES if self.exhaustive else SCHEDULES
 
 
 @attrs.define(eq=False)
@@ -82,8 +89,15 @@ class Verdict:
     """What saved or replayed schedules asked for and their runs did not offer."""
 
     @property
+    def statement(self) -> str:
+        """What an exhaustive search proved, or how far it came; empty for other campaigns."""
+        return self.campaign.statement if isinstance(self.campaign, Proof) else ""
+
+    @property
     def error(self) -> BaseException | None:
         """The failure, or that something that was to happen sometimes never did; None for a pass."""
+        if self.campaign.failure is not None:
+            return self.campaign.failure.error
         if self.shrunk is not None:
             return self.shrunk.found.error
         missing = self.campaign.missing()
@@ -120,7 +134,7 @@ def check(
                 break
         if failure is None:
             failure = _explored(scenario, settings, verdict, on_run)
-    if failure is not None:
+    if failure is not None and not isinstance(failure.error, CommutationError | DivergedError):
         verdict.shrunk = shrink(scenario, failure, faults=settings.faults, **settings.options)
     return verdict
 
@@ -129,24 +143,15 @@ def record(scenario: Scenario, settings: Settings, on_run: Callable[[int, Run], 
     """Carry out every schedule of a campaign, whether runs fail or not, for somebody who compares them."""
     explore(
         scenario,
-        schedules=settings.schedules,
+        schedules=settings.limit,
         strategy=settings.strategy,
         seed=settings.seed,
         mode=settings.mode,
         faults=settings.faults,
-        failures_max=settings.schedules,
+        failures_max=settings.limit,
         on_run=on_run,
         **settings.options,
     )
-
-
-def exhaustively() -> Callable[..., Campaign]:
-    """The exhaustive search. Raises `SimulationSetupError` where this build has none."""
-    try:
-        found: Callable[..., Campaign] = importlib.import_module("engine.simulation.exhaustive").explore_exhaustively
-    except (ImportError, AttributeError):
-        raise SimulationSetupError("exhaustive: this build of the simulator has no exhaustive search") from None
-    return found
 
 
 def _again(scenario: Scenario, settings: Settings, entry: Saved, verdict: Verdict, strict: bool = False) -> Failure | None:
@@ -175,18 +180,21 @@ def _explored(
     first: list[str] = []
     if settings.crash_everywhere and "crash" in settings.faults:
         first = crashes_everywhere(scenario, settings)
-    verdict.campaign = campaign = explore(
-        scenario,
-        schedules=settings.schedules + len(first),
-        seconds=settings.seconds,
-        strategy=settings.strategy,
-        seed=settings.seed,
-        mode=settings.mode,
-        faults=settings.faults,
-        first=first,
-        on_run=on_run,
+    common: dict[str, Any] = {
+        "schedules": settings.limit + len(first),
+        "seconds": settings.seconds,
+        "seed": settings.seed,
+        "mode": settings.mode,
+        "faults": settings.faults,
+        "first": first,
+        "on_run": on_run,
         **settings.options,
-    )
+    }
+    if settings.exhaustive:
+        campaign: Campaign = explore_exhaustively(scenario, **common)
+    else:
+        campaign = explore(scenario, strategy=settings.strategy, **common)
+    verdict.campaign = campaign
     campaign.schedules += before.schedules
     campaign.seconds += before.seconds
     campaign.covered.update(before.covered)

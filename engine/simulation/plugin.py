@@ -38,6 +38,8 @@ PROFILES: Final = {"ci": 1, "nightly": 20}
 """By how much a profile multiplies the schedules of each test."""
 TWIN_SCHEDULES: Final = 20
 """Schedules that `--sim-check-determinism` compares where no number is given."""
+SAID_MAX: Final = 20
+"""Lines of the summary about single tests."""
 MARKER_KEYS: Final = ("schedules", "seconds", "strategy", "faults", "mode", "exhaustive")
 
 OPTIONS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
@@ -77,7 +79,8 @@ class _Totals:
     schedules: int = 0
     distinct: int = 0
     seconds: float = 0.0
-    unmet: list[str] = attrs.field(factory=list)
+    said: list[str] = attrs.field(factory=list)
+    """What saved schedules could not be met, and what was proved."""
 
 
 # --- options ----------------------------------------------------------------------------------------
@@ -112,8 +115,11 @@ def _settings(config: pytest.Config, test: str, marker: dict[str, Any]) -> check
     if unknown:
         raise pytest.UsageError(f"{test}: the marker sim knows {', '.join(MARKER_KEYS)}, not {', '.join(unknown)}")
     try:
-        schedules = marker.get("schedules", checking.SCHEDULES) * PROFILES[option("sim_profile") or "ci"]
-        seconds = marker.get("seconds")
+        exhaustive = bool(option("sim_exhaustive") or marker.get("exhaustive"))
+        schedules, seconds = marker.get("schedules"), marker.get("seconds")
+        if option("sim_profile") is not None:
+            usual = checking.EXHAUSTIVE_SCHEDULES if exhaustive else checking.SCHEDULES
+            schedules = (usual if schedules is None else schedules) * PROFILES[option("sim_profile")]
         if option("sim_time") is not None:
             schedules, seconds = checking.UNBOUNDED, checking.seconds_of(option("sim_time"))
         if option("sim_schedules") is not None:
@@ -127,7 +133,7 @@ def _settings(config: pytest.Config, test: str, marker: dict[str, Any]) -> check
             faults=checking.kinds_of(marker.get("faults", ())),
             replay=option("sim_replay"),
             crash_everywhere=option("sim_crash") == "all",
-            exhaustive=bool(option("sim_exhaustive") or marker.get("exhaustive")),
+            exhaustive=exhaustive,
         )
     except (SimulationError, TypeError) as problem:
         raise pytest.UsageError(f"{test}: {problem}" if test else f"--sim-... {problem}") from None
@@ -234,7 +240,7 @@ def _tell(item: pytest.Function, settings: checking.Settings, verdict: checking.
         shrunk,
         name=item.name,
         command=f"pytest {_quoted(item.nodeid)}{options} --sim-replay",
-        schedules=None if settings.schedules == checking.UNBOUNDED else settings.schedules,
+        schedules=None if settings.limit == checking.UNBOUNDED else settings.limit,
         origin=verdict.origin,
     )
     if settings.replay is None and shrunk.reliable:
@@ -260,7 +266,7 @@ def _compare(item: pytest.Function, settings: checking.Settings) -> None:
     """Run the test's schedules in two fresh processes, and compare every run."""
     __tracebackhide__ = True
     config = item.config
-    schedules = settings.schedules if config.getoption("sim_schedules") is not None else TWIN_SCHEDULES
+    schedules = settings.limit if config.getoption("sim_schedules") is not None else TWIN_SCHEDULES
     command = [sys.executable, "-m", "pytest", f"{item.path}::{item.nodeid.partition('::')[2]}", "--sim-records", "-s", "-q"]
     command += [f"--rootdir={config.rootpath}", f"--sim-schedules={schedules}", f"--sim-seed={config.getoption('sim_seed')}"]
     command += [f"--sim-strategy={settings.strategy}", f"--sim-mode={settings.mode}", "-p", "no:cacheprovider"]
@@ -280,8 +286,10 @@ def _compare(item: pytest.Function, settings: checking.Settings) -> None:
 
 def _count(item: pytest.Function, verdict: checking.Verdict) -> None:
     campaign = verdict.campaign
-    unmet = [f"{item.nodeid}: {what}" for what in verdict.unmet]
-    item.stash[_totals] = _Totals(1, campaign.schedules, len(campaign.digests), campaign.seconds, unmet)
+    said = [f"not met: {item.nodeid}: {what}" for what in verdict.unmet]
+    if verdict.statement:
+        said.append(f"{item.nodeid}: {verdict.statement}")
+    item.stash[_totals] = _Totals(1, campaign.schedules, len(campaign.digests), campaign.seconds, said)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -312,5 +320,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.write_line(
         f"simulation: {len(totals)} tests, {schedules:,} schedules, {distinct:,} distinct runs, {seconds:.1f} s"
     )
-    for what in [what for one in totals for what in one.unmet][:10]:
-        terminalreporter.write_line(f"simulation: not met: {what}")
+    for what in [what for one in totals for what in one.said][:SAID_MAX]:
+        terminalreporter.write_line(f"simulation: {what}")
