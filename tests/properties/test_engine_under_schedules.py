@@ -175,7 +175,7 @@ async def play(sim: Simulation, workload: list[list[Any]]) -> None:
     check_log(sim.host.disk.path("sim.db"), receipts=receipts, vfs=sim.host.disk.name)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
 @given(workloads, schedules())
 def test_the_log_explains_every_answer_and_every_table(workload, parameters):
     """Receipts and tables are what the reference model makes of the log, in whatever order and batches it was written."""
