@@ -259,6 +259,7 @@ TRAPS: Final = Traps()
 
 _open: list[ExitStack] = []
 _runs = 0
+"""Runs since the last collection."""
 
 
 @contextmanager
@@ -267,7 +268,8 @@ def session() -> Iterator[None]:
     global _runs
     if _open:
         _runs += 1
-        if _runs % COLLECT_EVERY == 0:
+        if _runs >= COLLECT_EVERY:
+            _runs = 0
             gc.collect()
         yield
         return
@@ -285,6 +287,10 @@ def session() -> Iterator[None]:
             yield
         finally:
             _open.pop()
+    if _runs >= COLLECT_EVERY // 2:
+        # The next session would freeze what is left of this one's runs, and no later collection would find it.
+        _runs = 0
+        gc.collect()
 
 
 def _collect_quietly() -> None:
