@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import acknowledged, busy, cost, first_bug, floor, posted, slow_disk, streaming, where
+from bench import acknowledged, busy, cost, first_bug, floor, posted, shrinking, slow_disk, streaming, where
 from bench.report import MEMORY_FILE_SYSTEMS, Settings, environment, file_system
 
 BENCHMARKS: dict[str, Any] = {
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Any] = {
     "streaming": streaming,
     "cost": cost,
     "first_bug": first_bug,
+    "shrinking": shrinking,
 }
 LONG = {"first_bug"}
 """Takes far longer than the others: measured only when named."""

@@ -21,6 +21,7 @@ FIGURES = {
     "streaming": (2, {"WAL MB", "log's own MB", "beyond MB", "beyond per MB of text"}),
     "cost": (5, {"us/event", "share"}),
     "first_bug": (10, {"random", "auto"}),
+    "shrinking": (2, {"known", "failures", "minimal", "runs p50", "runs max", "ms p50"}),
 }
 """Each benchmark's least number of rows, and the columns that hold a number in every row."""
 
