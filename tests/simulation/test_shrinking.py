@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import trio
 from bench.shrinking import SUBJECTS, late_part, results
 from engine import simulation
 from engine.simulation import Simulation, point
+from engine.simulation.corpus import ENTRIES_MAX, Corpus, Saved
+from engine.simulation.picture import draw, picture_of
 from engine.simulation.reducing import fewest
 from engine.simulation.report import COMMAND_MAX, LINES_MAX, as_json, report
 from engine.simulation.shrinking import RUNS_MAX, Shrunk, shrink
@@ -249,6 +252,90 @@ def test_a_spent_budget_is_said_and_what_was_found_still_fails() -> None:
     assert shrunk.confirmed == (10, 10)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_another_bug_of_the_same_program_is_another_failure(seed: int) -> None:
+    """What was found is what is shrunk, though other orders break the program in another way, and sooner."""
+
+    async def two_bugs(sim: Simulation) -> None:
+        seen: list[str] = []
+        looked: list[str] = []
+
+        async def one() -> None:
+            for name in ("a", "b", "c"):
+                await point(name, writes=("x",))
+                seen.append(name)
+
+        async def other() -> None:
+            await point("look", reads=("x",))
+            looked.extend(seen)
+
+        async with sim.actors() as actors:
+            actors.start("one", one)
+            actors.start("other", other)
+        assert looked != ["a"], "the first bug"
+        assert looked != ["a", "b"], "the second bug"
+        assert looked, "the third bug"
+
+    campaign = simulation.explore(two_bugs, strategy="random", seed=seed, failures_max=60, schedules=600)
+    by_kind = {failure.run.signature: failure for failure in campaign.failures}
+    assert len(by_kind) == 3
+    for signature, failure in by_kind.items():
+        shrunk = shrink(two_bugs, failure)
+        assert (shrunk.run.signature, shrunk.confirmed, len(shrunk.schedule.holds)) == (signature, (10, 10), 1)
+
+
+def test_the_cause_is_preferred_to_what_comes_with_it_by_luck() -> None:
+    """Waiting for a bystander breaks it too, because in the default order the culprit has run by then."""
+
+    async def program(sim: Simulation) -> None:
+        there = [True]
+
+        async def turn() -> None:
+            await point("late", writes=("m",))
+            assert there[0], "gone"
+
+        async def user() -> None:
+            await point("remove", writes=("m",))
+            there[0] = False
+
+        async def bystander() -> None:
+            await point("look", writes=("m",))
+
+        async with sim.actors() as actors:
+            actors.start("turn", turn)
+            actors.start("user", user)
+            async with trio.open_nursery() as nursery:  # it cannot be dropped
+                nursery.start_soon(bystander, name="bystander")
+
+    schedule = "c1:turn#late>bystander#look"
+    failing = simulation.run(program, schedule)
+    assert failing.failed
+    trace = str(failing.schedule())
+    shrunk = shrink(program, simulation.Failure(failing, trace, 0, 1, "random"))
+    assert str(shrunk.schedule) == "c1:turn#late>user#remove"
+    assert shrunk.around == (10, 10)
+
+
+def test_nothing_is_dropped_whose_absence_alone_is_the_failure() -> None:
+    """A sum over all actors is wrong with one of them missing, in every order: that is no smaller failure."""
+
+    async def program(sim: Simulation) -> None:
+        total = [0]
+
+        async def add() -> None:
+            await point("read", reads=("x",))
+            seen = total[0]
+            await point("write", writes=("x",))
+            total[0] = seen + 1
+
+        async with sim.actors() as actors:
+            for number in range(3):
+                actors.start(f"adder {number}", add)
+        assert total[0] == 3, f"{total[0]} of three"
+
+    assert found(program).dropped.actors == frozenset()
+
+
 # --- the report -------------------------------------------------------------------------------------
 
 
@@ -276,6 +363,36 @@ def test_a_report_fits_and_its_orderings_are_in_it(program: Any, mode: Any, faul
         assert f"{hold.until} before {hold.held}; other order passes" in text
         assert f"| held before {str(hold.held).partition('#')[2]}"[:18] in text
     assert json.loads(json.dumps(as_json(shrunk, name="it")))["schedule"] == str(shrunk.schedule)
+
+
+def test_what_an_ordering_names_is_shown_where_there_is_little_room() -> None:
+    """The steps of every ordering and the failing one are rows, however far apart they are."""
+    shrunk = found(late_part, strategy="random")
+    run, plan = shrunk.run, shrunk.schedule
+    picture = picture_of(run, plan.holds, plan.disturbances, shrunk.dropped.actors, 8)
+    shown = {row.at for row in picture.rows if row.step}
+    named = {step.address: index for index, step in enumerate(run.steps)}
+    assert {named[address] for hold in plan.holds for address in (hold.held, hold.until)} <= shown
+    assert run.failed_at in shown
+    assert len(draw(picture)) <= 8 + 1
+
+
+# --- saved failures ---------------------------------------------------------------------------------
+
+
+def test_a_corpus_keeps_the_newest_first_and_a_number_of_them(tmp_path: Path) -> None:
+    """A failure that comes again moves to the front; the oldest go; tests do not share files."""
+    corpus = Corpus(tmp_path / "made")
+    for number in range(ENTRIES_MAX + 3):
+        corpus.save("tests/a.py::test[1]", Saved(f"c1:a#b[{number}]>c#d", number, "why"))
+    corpus.save("tests/a.py::test[1]", Saved("c1:a#b[9]>c#d", 9, "again"))
+    corpus.save("tests/a.py::test-1-", Saved("c1:x#y>z#w", 0))
+    found = corpus.saved("tests/a.py::test[1]")
+    assert len(found) == ENTRIES_MAX
+    assert found[0] == Saved("c1:a#b[9]>c#d", 9, "again")
+    assert [entry.seed for entry in found[1:3]] == [ENTRIES_MAX + 2, ENTRIES_MAX + 1]
+    assert len(corpus.saved("tests/a.py::test-1-")) == 1
+    assert len(list((tmp_path / "made").iterdir())) == 2
 
 
 # --- surviving edits --------------------------------------------------------------------------------
