@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import acknowledged, busy, cost, first_bug, floor, posted, races, slow_disk, streaming, where
+from bench import acknowledged, busy, cost, first_bug, floor, posted, races, shrinking, slow_disk, streaming, where
 from bench.report import MEMORY_FILE_SYSTEMS, Settings, environment, file_system
 
 BENCHMARKS: dict[str, Any] = {
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Any] = {
     "cost": cost,
     "first_bug": first_bug,
     "races": races,
+    "shrinking": shrinking,
 }
 LONG = {"first_bug", "races"}
 """Take far longer than the others: measured only when named."""
