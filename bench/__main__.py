@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import acknowledged, busy, cost, first_bug, floor, posted, shrinking, slow_disk, streaming, where
+from bench import acknowledged, busy, cost, first_bug, floor, posted, races, shrinking, slow_disk, streaming, where
 from bench.report import MEMORY_FILE_SYSTEMS, Settings, environment, file_system
 
 BENCHMARKS: dict[str, Any] = {
@@ -26,9 +26,10 @@ BENCHMARKS: dict[str, Any] = {
     "cost": cost,
     "first_bug": first_bug,
     "shrinking": shrinking,
+    "races": races,
 }
-LONG = {"first_bug"}
-"""Takes far longer than the others: measured only when named."""
+LONG = {"first_bug", "races", "shrinking"}
+"""Take far longer than the others: measured only when named."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             room = Path(folder) / name
             room.mkdir()
             started = time.perf_counter()
-            table = BENCHMARKS[name].run(Settings(folder=room, smoke=options.smoke))
+            table = BENCHMARKS[name].run(Settings(folder=room, smoke=options.smoke, nightly=options.nightly))
             if options.smoke:
                 table.aims.clear()
                 table.notes.append("a smoke run: it works, and its figures mean nothing")
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; default: all but {', '.join(LONG)}"
     )
     parser.add_argument("--smoke", action="store_true", help="everything tiny: does it still run?")
+    parser.add_argument("--nightly", action="store_true", help="races: more of it, for a night")
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     parser.add_argument("--dir", metavar="FOLDER", help="an existing directory on the disk to measure")
     return parser

@@ -32,6 +32,8 @@ class Settings:
     """A directory for database files, on the disk that is meant."""
     smoke: bool = False
     """Everything tiny: shows that the benchmark works, measures nothing worth reading."""
+    nightly: bool = False
+    """More than a day's run can afford, where a benchmark knows what to do with it."""
 
     @property
     def rounds(self) -> int:

@@ -118,7 +118,7 @@ def _shipped(names: tuple[str, ...], variant: str, noise: int) -> list[_Case]:
             found.faults,
             found.mode,
             found.must_fail,
-            dict(found.options),
+            {},
             f"{shlex.quote(found.key)} --noise {noise}",
         )
         for found in chosen

@@ -235,7 +235,9 @@ async def open_engine(
     `durability="full"`: what a receipt acknowledged survives power loss; COMMIT syncs the WAL. `"normal"`: it survives a
     crash or `kill -9` of the process, but a power loss or crash of the operating system may take back the latest commits,
     newest first, never a part of one, and never the consistency of the file (synchronous=FULL and NORMAL in WAL mode:
-    https://sqlite.org/pragma.html#pragma_synchronous). Cursors notice such a loss: their epoch ended earlier.
+    https://sqlite.org/pragma.html#pragma_synchronous). Cursors notice such a loss: their epoch ended earlier. On a device
+    that drops what a failed sync could not write, a power loss in the checkpoint after a failed one may break a `"normal"`
+    file (https://wiki.postgresql.org/wiki/Fsync_Errors); a `"full"` one survives that too.
 
     `sync` says who syncs: `"commit"` is SQLite itself, inside the loop; `"helper"` a small process beside it, so that a slow
     disk never stops the loop (with `"normal"` it only checkpoints); `"auto"` tries the disk and takes the helper where a

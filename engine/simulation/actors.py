@@ -11,7 +11,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from engine.simulation.choices import Op
+from engine.simulation.choices import Op, clean_label
 
 START: Final = Op("start", silent=True)
 WAKE: Final = Op("wake", silent=True)
@@ -43,9 +43,14 @@ class Actor:
     """The gate driver's: the task as it waits to be resumed."""
 
 
-def short_name(name: str) -> str:
-    """A task's name without the module and class of its function."""
-    return name.rpartition(".")[2] if "." in name and "/" not in name and " " not in name else name
+def name_of(task: Any, parent: Actor | None) -> str:
+    """What a task is called: the name it was started with, or its function's, behind its parent's unless that is main."""
+    if parent is None:
+        return "main"
+    name: str = task.name
+    explicit = "." not in name
+    plain = clean_label(name if explicit or "/" in name or " " in name else name.rpartition(".")[2])
+    return plain if parent.index == 0 or explicit else f"{parent.name}/{plain}"
 
 
 def seconds_to_deadline() -> float | None:

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 
 import attrs
 
 from engine.simulation.actors import Actor
-from engine.simulation.choices import Step
+from engine.simulation.choices import Op, Step
 from engine.simulation.conflicts import Conflicts, has_keys
 from engine.simulation.controller import Controller
 from engine.simulation.errors import CommutationError
@@ -62,11 +63,15 @@ class Choosing(DefaultOrder):
 
     def choose(self, ready: list[Actor], last: Actor | None) -> Actor:
         self.catch_up()
-        if self._quiet < QUIET_MAX:
-            for actor in ready:
-                if not self.table.is_choice(actor):
-                    return actor
-        return self.pick(ready, last)
+        at_once = self.at_once(ready) if self._quiet < QUIET_MAX else None
+        return at_once if at_once is not None else self.pick(ready, last)
+
+    def at_once(self, ready: list[Actor]) -> Actor | None:
+        """Who runs without a choice."""
+        for actor in ready:
+            if not self.table.is_choice(actor):
+                return actor
+        return None
 
     def catch_up(self) -> None:
         """Take in the steps that were taken since: those of the only one who is ready are taken without asking."""
@@ -120,17 +125,21 @@ class Audit:
     """Whether there was anything to compare but outcomes and operations."""
     _in_vain: int = 0
 
-    def meet(self, before: Sequence[str], ready: Sequence[Actor]) -> None:
+    def meet(self, before: Sequence[str], ready: Mapping[str, Op]) -> None:
         """Remember the independent pairs of a choice."""
         if len(self.pairs) >= PAIRS_KEPT or self._in_vain >= IN_VAIN_MAX:
             return
         known = len(self.pairs)
-        for index, one in enumerate(ready):
-            for other in ready[index + 1 :]:
-                if not one.op.conflicts_with(other.op):
-                    pair = Pair(tuple(before), one.name, other.name, (one.op.label, other.op.label))
-                    self.pairs.setdefault(pair.described, pair)
+        for (one, first), (other, second) in combinations(ready.items(), 2):
+            if not first.conflicts_with(second):
+                pair = Pair(tuple(before), one, other, (first.label, second.label))
+                self.pairs.setdefault(pair.described, pair)
         self._in_vain = self._in_vain + 1 if len(self.pairs) == known else 0
+
+    def forget(self) -> None:
+        """The search starts again."""
+        self.pairs.clear()
+        self._in_vain = 0
 
     def sample(self, count: int, seed: int) -> list[Pair]:
         """So many pairs: first one of every two labels, then any."""

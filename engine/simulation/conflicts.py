@@ -44,11 +44,6 @@ class Standing:
     """Who waits at the end of a nursery for a live actor."""
 
     @classmethod
-    def without(cls, ready: Sequence[Actor]) -> Standing:
-        """Who was ready and nothing else: where nothing is explored."""
-        return cls(tuple([actor.name for actor in ready]), {}, frozenset(), frozenset(), {})
-
-    @classmethod
     def of(cls, ready: Sequence[Actor], done: Mapping[str, int], names: Mapping[str, Actor]) -> Standing:
         """Where a run stands now."""
         by_task = {actor.task: actor.name for actor in names.values() if actor.task is not None}
@@ -80,13 +75,14 @@ class Conflicts:
     shared: frozenset[str] | None = None
     """Keys that more than one actor touches and somebody writes; None before the first run."""
     wakers: dict[str, set[str]] = attrs.field(factory=dict)
+    """Who woke or started an actor that afterwards touched a shared key."""
     parents: dict[str, str] = attrs.field(factory=dict)
     starters: dict[str, set[str]] = attrs.field(factory=dict)
     unkeyed: set[str] = attrs.field(factory=set)
     """Labels of named operations that declare no keys."""
 
-    def learn(self, controller: Controller) -> bool:
-        """Take in the run that a controller had; whether it showed anything new."""
+    def learn(self, controller: Controller, group: frozenset[str] | None = None) -> bool:
+        """Take in the run that a controller had; whether it showed anything new. `group`: who alone was explored in it."""
         steps, names = controller.steps, controller.names
         changed = self._learn_keys(steps, names)
         if changed:
@@ -96,7 +92,7 @@ class Conflicts:
                 self.wakers.clear()
         for actor in names.values():
             self.parents.setdefault(actor.name, actor.parent)
-        return self._learn_wakes(steps, controller.woken, controller.roused) or changed
+        return self._learn_wakes(controller, group) or changed
 
     def is_choice(self, actor: Actor) -> bool:
         """Whether the order of what the actor is about to do can matter."""
@@ -145,27 +141,27 @@ class Conflicts:
             actor for table in (self.reads, self.writes) for actor, keys in table.items() if not shared.isdisjoint(keys)
         )
 
-    def _learn_wakes(
-        self, steps: Sequence[Step], woken: Mapping[int, Sequence[str]], roused: Sequence[tuple[int, str]]
-    ) -> bool:
+    def _learn_wakes(self, controller: Controller, group: frozenset[str] | None) -> bool:
+        """Who lets whom go on. What a server wakes was caused by whoever did the last operation that matters."""
         changed = False
+        steps, names = controller.steps, controller.names
         conflicting = self.conflicting()
-        cause: dict[str, str | None] = {}
         started: set[str] = {steps[0].actor} if steps else set()
-        by_time: dict[int, list[str]] = {}
-        for at, name in roused:
-            by_time.setdefault(at, []).append(name)
+        by_time = {at for at, _ in controller.roused}
+        last = {step.actor: index for index, step in enumerate(steps) if self.matters(step.op)}
+        cause: str | None = None
         for index, step in enumerate(steps):
-            for name in by_time.get(index, ()):
-                cause[name] = None
             actor = step.actor
-            root = actor if actor in conflicting else cause.get(actor)
-            for name in woken.get(index, ()):
-                cause[name] = root
+            if index in by_time:
+                cause = None
+            if self.matters(step.op) and not names[actor].housekeeping and _in(actor, group):
+                cause = actor
+            root = actor if actor in conflicting else cause
+            for name in controller.woken.get(index, ()):
                 if name not in started:
                     started.add(name)
                     changed |= _add(self.starters, name, actor)
-                if root is not None and root != name and name in conflicting:
+                if root is not None and root != name and last.get(name, 0) > index and (root == actor or _in(name, group)):
                     changed |= _add(self.wakers, name, root)
         return changed
 
@@ -178,23 +174,25 @@ class Conflicts:
         pending = [start]
         while pending:
             name = pending.pop()
-            reads, writes = rest.get(name, _NOTHING)
-            for other, (other_reads, other_writes) in rest.items():
-                if (
-                    other not in found
-                    and not (
-                        writes.isdisjoint(other_writes) and writes.isdisjoint(other_reads) and reads.isdisjoint(other_writes)
-                    )
-                    and not self._ordered(name, other, standing)
-                ):
+            mine = rest.get(name, _NOTHING)
+            for other, theirs in rest.items():
+                if other not in found and _meet(mine, theirs) and not self._ordered(name, other, standing):
                     found.add(other)
                     pending.append(other)
-            if name not in standing.ready:
-                for other in self.wakers.get(name, ()):
-                    if other not in found and (other in standing.live or other not in standing.seen):
-                        found.add(other)
-                        pending.append(other)
+            for other in self._enablers(name, found, standing):
+                found.add(other)
+                pending.append(other)
         return frozenset(found)
+
+    def _enablers(self, name: str, found: set[str], standing: Standing) -> list[str]:
+        """Without whom a blocked actor cannot go on: of those that it joins any one, else all who were seen to wake it."""
+        if name in standing.ready:
+            return []
+        joined = [other for other, above in standing.above.items() if name in above]
+        if joined:
+            return [] if not found.isdisjoint(joined) else joined[:1]
+        known = self.wakers.get(name, ())
+        return [other for other in known if other not in found and (other in standing.live or other not in standing.seen)]
 
     def _remaining(self, standing: Standing) -> dict[str, Keys]:
         shared = self.shared or frozenset()
@@ -224,9 +222,7 @@ class Conflicts:
     def groups(self, standing: Standing) -> list[frozenset[str]]:
         """The actors that conflict from here on, split into sets that never interact, in order of appearance."""
         groups: list[frozenset[str]] = []
-        for actor in self.writes:
-            if actor not in self.conflicting() or not (actor in standing.live or actor not in standing.seen):
-                continue
+        for actor in self._remaining(standing):
             group = self.together(actor, standing)
             for other in [known for known in groups if known & group]:
                 groups.remove(other)
@@ -239,6 +235,10 @@ def _meet(mine: Keys, theirs: Keys) -> bool:
     """Whether what two actors have yet to read and write conflicts."""
     reads, writes = mine
     return not (writes.isdisjoint(theirs[1]) and writes.isdisjoint(theirs[0]) and reads.isdisjoint(theirs[1]))
+
+
+def _in(name: str, group: frozenset[str] | None) -> bool:
+    return group is None or name in group
 
 
 def _add(table: dict[str, set[str]], name: str, value: str) -> bool:

@@ -11,13 +11,13 @@ database step, `point`) or to where the task blocks. With `mode="await"` a bare 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import trio
 
-from engine.simulation.actors import BARE, START, WAKE, Actor, seconds_to_deadline, short_name
-from engine.simulation.choices import Address, Disturbance, Op, Step, clean_label
+from engine.simulation.actors import BARE, START, WAKE, Actor, name_of, seconds_to_deadline
+from engine.simulation.choices import Address, Disturbance, Op, Step
 from engine.simulation.errors import LivelockError, SimulationError
 from engine.simulation.patience import Patience, deadlock_of, evict
 from engine.simulation.plan import Plan
@@ -102,19 +102,17 @@ class Controller:
         """A task of the program was created."""
         nursery = task.parent_nursery
         parent = self.actors.get(nursery.parent_task) if nursery is not None else None
-        housekeeping = parent is not None and (parent.housekeeping or task.name.startswith(ENGINE_HOST))
-        if parent is None:
-            name, above = "main", ""
-        else:
-            plain, above = clean_label(short_name(task.name)), parent.name
-            name = plain if parent.index == 0 or "." not in task.name else f"{above}/{plain}"
-            housekeeping = housekeeping or name in self.housekeepers
+        name = name_of(task, parent)
         number, unique = 1, name
         while unique in self.names:
             number += 1
             unique = f"{name}~{number}"
+        actor = Actor(len(self.actors), unique, task, parent.name if parent is not None else "")
+        actor.housekeeping = parent is not None and (
+            parent.housekeeping or task.name.startswith(ENGINE_HOST) or name in self.housekeepers
+        )
         self.live += 1
-        self.actors[task] = self.names[unique] = Actor(len(self.actors), unique, task, above, housekeeping=housekeeping)
+        self.actors[task] = self.names[unique] = actor
 
     def current(self) -> Actor | None:
         """The actor whose step runs now."""
@@ -303,14 +301,14 @@ class Controller:
             self.plan.carried_out.append(Disturbance("cut", Address("writer", "batch", batch), str(size)))
         return size
 
-    def fault(self, label: str, number: int, ways: Sequence[str]) -> str | None:
-        """How the nth operation of the disk with this label fails, or None."""
-        planned = self.plan.take("fault", ("disk", label, number))
+    def at_disk(self, kind: str, label: str, number: int, drawn: Callable[[], str | None]) -> str | None:
+        """How a `fault` or `crash` meets the nth operation of the disk with this label, or None: as planned, or as drawn."""
+        planned = self.plan.take(kind, ("disk", label, number))
         if planned is not None:
             return planned.value
-        how = self.policy.fault(ways)
+        how = drawn()
         if how is not None:
-            self.plan.carried_out.append(Disturbance("fault", Address("disk", label, number), how))
+            self.plan.carried_out.append(Disturbance(kind, Address("disk", label, number), how))
         return how
 
     # --- when nobody can run -------------------------------------------------------------------------

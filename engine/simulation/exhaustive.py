@@ -5,6 +5,8 @@ conflict (`conflicts`), how declarations are checked (`commuting`).
 
 Only operations that share a key with another actor's are choices. Starts, wake-ups, the engine's own actors and operations
 without a shared key run at once, oldest first; time passes when nobody can run; batches are cut where the writer cuts them.
+Where groups of actors never interact and the checks are local, each group is explored alone: after each of its operations
+everybody else does one, and the engine handles them together; what others do in which order is then not explored.
 At each choice a persistent set of actors is explored and the others are left for later; sleep sets keep a trace from being
 run twice within it. Both rest on the declared keys, so a sample of pairs is audited.
 Source: Godefroid, LNCS 1032 (persistent sets and sleep sets in search without stored states).
@@ -65,12 +67,13 @@ class Proof(Campaign):
         how = f"{self.traces} traces in {self.schedules} runs"
         if self.groups > 1:
             how += f", {self.groups} groups of actors that share no key each alone"
+        if self.verdict == "sampled":
+            undeclared = ", ".join(self.unkeyed[:4])
+            return f"sampled: what declares no keys ({undeclared}) stayed in its default order ({how})"
         if self.verdict != "proved":
             return f"{self.verdict}: not every order of {self.operations} conflicting operations was run ({how})"
         swaps = f"{self.audited} pairs swapped in the audit, comparing {'notes' if self.compared else 'outcomes only'}"
         bounds = "wake-ups, the engine's own steps, time and batches in their default order"
-        if self.unkeyed:
-            bounds += f", and also what declares no keys ({', '.join(self.unkeyed[:4])})"
         return f"proved: every order of {self.operations} conflicting operations ({how}; {bounds}; {swaps})"
 
 
@@ -78,6 +81,8 @@ class Proof(Campaign):
 class _Node:
     """A choice on the way to the run that is being made."""
 
+    step: int
+    """How many steps came before."""
     at: int
     """How many operations with shared keys came before."""
     ready: dict[str, Op]
@@ -100,12 +105,11 @@ class _RedundantError(SimulationError):
 class _Searching(Choosing):
     """Follows the choices of a path, then chooses awake actors and remembers where there was a choice."""
 
-    def __init__(
-        self, table: Conflicts, path: Sequence[_Node], group: frozenset[str] | None, audit: Audit, *, reduces: bool
-    ) -> None:
+    def __init__(self, table: Conflicts, path: Sequence[_Node], group: frozenset[str] | None, *, reduces: bool) -> None:
         super().__init__(table, ())
         self._reduces = reduces
         self._group = group
+        self._others_turn = False
         self.path = {node.at: node for node in path}
         self.last = path[-1] if path else None
         self.fresh: list[_Node] = []
@@ -113,9 +117,31 @@ class _Searching(Choosing):
         self.sleep: dict[str, Op] = {}
         self._done: dict[str, int] = {}
         self._beyond = not path
-        self._audit = audit
+
+    def at_once(self, ready: list[Actor]) -> Actor | None:
+        group = self._group
+        if group is None:
+            return super().at_once(ready)
+        mine: list[Actor] = []
+        others: list[Actor] = []
+        housekeeping: list[Actor] = []
+        for actor in ready:
+            if actor.housekeeping:
+                housekeeping.append(actor)
+            elif not self.table.is_choice(actor):
+                return actor
+            else:
+                (mine if actor.name in group else others).append(actor)
+        if others and (self._others_turn or not (housekeeping or mine)):
+            self._others_turn = True
+            return others[0]
+        self._others_turn = False
+        if housekeeping:
+            return housekeeping[0]
+        return mine[0] if len(mine) == 1 else None
 
     def took(self, step: Step) -> None:
+        self._others_turn = self._others_turn or (self._group is not None and step.actor in self._group)
         self._done[step.actor] = self._done.get(step.actor, 0) + 1
         super().took(step)
         if self.sleep and self._beyond and self.table.matters(step.op):
@@ -123,6 +149,8 @@ class _Searching(Choosing):
             self.sleep = {name: op for name, op in self.sleep.items() if not op.conflicts_with(step.op)}
 
     def pick(self, ready: list[Actor], last: Actor | None) -> Actor:
+        if self._group is not None:
+            ready = [actor for actor in ready if actor.name in self._group]
         if not self._beyond:
             return self._follow(ready)
         names = self.controller.names
@@ -132,13 +160,23 @@ class _Searching(Choosing):
             self.controller.fail(_RedundantError())
             return ready[0]
         chosen = last if last is not None and last in awake else awake[0]
-        self._audit.meet(self.taken, ready)
-        standing = Standing.without(ready)
-        if self._group is None or chosen.name in self._group:
-            standing = Standing.of(ready, self._done, names)
+        standing = Standing.of(ready, self._done, names)
         ops = {actor.name: actor.op for actor in ready}
-        self.fresh.append(_Node(len(self.taken), ops, chosen.name, dict(self.sleep), standing))
+        self.fresh.append(_Node(len(self.controller.steps), len(self.taken), ops, chosen.name, dict(self.sleep), standing))
         return chosen
+
+    def recount(self) -> list[str]:
+        """Who did the operations with shared keys, now that it is known which are shared; the choices are renumbered."""
+        names = self.controller.names
+        taken: list[str] = []
+        at: list[int] = []
+        for step in self.controller.steps:
+            at.append(len(taken))
+            if self.table.matters(step.op) and not names[step.actor].housekeeping:
+                taken.append(step.actor)
+        for node in self.fresh:
+            node.at = at[node.step]
+        return taken
 
     def _follow(self, ready: list[Actor]) -> Actor:
         node = self.path.get(len(self.taken))
@@ -199,7 +237,7 @@ class _Search:
         while True:
             self.proof.traces = self.proof.repeated = self.proof.redundant = 0
             self._traces.clear()
-            self.audit.pairs.clear()
+            self.audit.forget()
             try:
                 self._once()
             except _Widened:
@@ -211,17 +249,19 @@ class _Search:
 
     def _once(self) -> None:
         begun = self._run([], first=True)
-        table = self.table
-        groups: list[frozenset[str] | None] = [None]
-        if self.limits["local"] and begun:
-            groups = [*table.groups(begun[0].standing)] or [None]
+        groups = self.table.groups(begun[0].standing) if self.limits["local"] and begun else []
+        if len(groups) < 2:
+            self._explore(begun, None)
+            return
         self.proof.groups = len(groups)
+        self.proof.traces = self.proof.redundant = 0
         for group in groups:
-            path = [attrs.evolve(node, explored=[], todo=[]) for node in begun]
-            for node in path:
-                self._branch(node, group)
-            while self._backtrack(path):
-                path += self._run(path, group=group)
+            self._traces.clear()
+            self._explore(self._run([], group=group), group)
+
+    def _explore(self, path: list[_Node], group: frozenset[str] | None) -> None:
+        while self._backtrack(path):
+            path += self._run(path, group=group)
 
     def _backtrack(self, path: list[_Node]) -> bool:
         while path:
@@ -233,9 +273,7 @@ class _Search:
             path.pop()
         return False
 
-    def _branch(self, node: _Node, group: frozenset[str] | None) -> None:
-        if group is not None and node.chosen not in group:
-            return
+    def _branch(self, node: _Node) -> None:
         members = self.table.together(node.chosen, node.standing) if self.limits["reduce"] else node.ready
         node.todo = [
             name for name in node.standing.ready if name in members and name != node.chosen and name not in node.sleep
@@ -245,7 +283,7 @@ class _Search:
         """Make the run that a path leads to; the choices that it found beyond."""
         if self.spent():
             raise _Spent
-        policy = _Searching(self.table, path, group, self.audit, reduces=self.limits["reduce"])
+        policy = _Searching(self.table, path, group, reduces=self.limits["reduce"])
         result = self.make(policy)
         policy.catch_up()
         proof = self.proof
@@ -259,14 +297,19 @@ class _Search:
             self.limits["on_run"](proof.schedules - 1, result)
         if result.failed:
             self._failed(result)
-        if self.table.learn(policy.controller) and not (first and self._as_foreseen(policy)):
+        if self.table.learn(policy.controller, group) and not (first and self._as_foreseen(policy)):
+            if first:  # it ran in ignorance, so who woke whom in it says nothing
+                self.table.wakers.clear()
             raise _Widened
         if gave_up or policy.redundant:
             proof.redundant += 1
         else:
             self._complete(result, group)
+        taken = policy.recount() if first else policy.taken
         for node in policy.fresh:
-            self._branch(node, group)
+            if group is None:
+                self.audit.meet(taken[: node.at], node.ready)
+            self._branch(node)
         return policy.fresh
 
     def _as_foreseen(self, policy: _Searching) -> bool:
@@ -276,7 +319,7 @@ class _Search:
     def _complete(self, result: Run, group: frozenset[str] | None) -> None:
         proof = self.proof
         shared = self.table.shared or frozenset()
-        trace = trace_of(result.steps, shared)
+        trace = trace_of(result.steps, shared, group)
         if trace in self._traces:
             proof.repeated += 1
         self._traces.add(trace)
@@ -338,7 +381,7 @@ def explore_exhaustively(
                 search.repeat(text, run(scenario, text, mode=mode, seed=seed, driver=driver, **options))
             search.everything()
             search.check_declarations(audit)
-            proof.verdict = "failed" if proof.failures else "proved"
+            proof.verdict = "failed" if proof.failures else "sampled" if search.table.unkeyed else "proved"
         except _Spent:
             proof.verdict = "failed" if proof.failures else "truncated"
     proof.seconds = time.perf_counter() - began

@@ -26,7 +26,7 @@ from engine.ports import Ports
 from engine.runtime import Engine, open_engine, open_files
 from engine.simulation.actors import Actor
 from engine.simulation.controller import Controller
-from engine.simulation.disk import WAYS, Disk, Image, Medium
+from engine.simulation.disk import WAYS, Disk, Image, Medium, OperationLog
 from engine.simulation.engine_ports import (
     SimulatedMailbox,
     SimulatedReply,
@@ -56,10 +56,31 @@ class Process:
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
+@attrs.define(eq=False)
+class Recorder:
+    """Collects what the runs did to their disks: each machine that was made while `recorded` was on."""
+
+    options: dict[str, Any]
+    """Options of `open_engine` where a scenario gives none of its own."""
+    hosts: list[Host] = attrs.field(factory=list)
+
+
+@contextmanager
+def recorded(**options: Any) -> Iterator[Recorder]:
+    """Let every run in the block record what it does to its disk, and open its engines with these options."""
+    before = _shared.recorder
+    _shared.recorder = Recorder(options)
+    try:
+        yield _shared.recorder
+    finally:
+        _shared.recorder = before
+
+
 class _Shared:
     """What all runs of this operating system process share: one registered disk, and templates."""
 
     def __init__(self) -> None:
+        self.recorder: Recorder | None = None
         self.disk: Disk | None = None
         self.now_ms = EPOCH_MS
         self.templates: dict[tuple[Any, ...], Image] = {}
@@ -88,9 +109,11 @@ class Host:
         self.dense = True
         """Whether seqs have no holes and rows stay; a scenario that replaces imported events sets it to False."""
         self._image: Image | None = None
-        self._log: Any = None
+        self.logs: list[OperationLog] = []
+        """What was done to the disk, where it is recorded: a new log after each power failure."""
         self._fresh = True
-        self._options: dict[str, dict[str, Any]] = {}
+        self.options: dict[str, dict[str, Any]] = {}
+        """With what each log was opened last, by its path."""
         self._cores: list[Any] = []
         self._ids = SeededIds(self._random)
         self._streams: dict[str, random.Random] = {}
@@ -98,7 +121,11 @@ class Host:
         """What was acknowledged before any crash of its process, in order."""
         self.logged: list[logging.LogRecord] = []
         """What the engine logged in this run. It goes nowhere else: thousands of runs would flood any log."""
-        self._stack.enter_context(_collected(self.logged))
+        self._stack.enter_context(collected(self.logged))
+        self._recorder = _shared.recorder
+        if self._recorder is not None:
+            self._recording = True
+            self._recorder.hosts.append(self)
         self.disk = _shared.get()
         self.disk.heal()
         self.disk.operations.clear()
@@ -144,12 +171,14 @@ class Host:
     async def engine(self, name: str = DATABASE, **options: Any) -> AsyncIterator[Engine]:
         """An engine on the simulated disk; see `Simulation.engine`."""
         path = self.disk.path(name)
+        if self._recorder is not None:
+            options = {**self._recorder.options, **options}
         if self._fresh:
             self._fresh = False
             self._begin(path, options)
         options.setdefault("ports", self.ports())
         options.setdefault("sync", "commit")
-        self._options[path] = options
+        self.options[path] = options
         async with open_engine(path, **options) as engine:
             self._cores.append(engine._core)
             try:
@@ -165,9 +194,8 @@ class Host:
         if image is None:
             image = _shared.templates[key] = _make_template(self.disk, path, events, projections)
         self.disk.restore(image)
-        if self._recording:
-            self._log = self.disk.record()
-        if self._failing:
+        self._record()
+        if self._failing or self._recording:
             self.disk.decide = self._fault
 
     # --- dying --------------------------------------------------------------------------------------
@@ -194,12 +222,11 @@ class Host:
             return False
         process = self._processes[-1]
         how, _, number = value.partition("/")
-        if how == "power" and self._log is None:
+        if how == "power" and not self.logs:
             return False  # no engine was opened: there is nothing to lose
         process.crashed, process.how = True, value
         if how == "power":
-            medium = Medium(self._log)
-            medium.advance(len(self._log.records))
+            medium = Medium(self.logs[-1], at=len(self.logs[-1]))
             images = list(medium.images(random.Random(f"{self._seed} power"), POWER_IMAGES))
             self._image = images[int(number or len(images) - 1) % len(images)]
         else:
@@ -213,15 +240,20 @@ class Host:
             self.disk.restart()
             return
         self.disk.restore(self._image)
-        if any(options.get("durability") == "normal" for options in self._options.values()):
+        if any(options.get("durability") == "normal" for options in self.options.values()):
             self._forget_lost()
             self.disk.restore(self._image)
+        self._record()
+
+    def _record(self) -> None:
         if self._recording:
-            self._log = self.disk.record()
+            self.logs.append(self.disk.record())
+            for receipt in self.receipts:  # what was acknowledged before must outlive the next crash too
+                self.disk.mark(receipt)
 
     def _forget_lost(self) -> None:
         """With durability "normal" a power failure may take the newest commits: nothing that is older than what it left."""
-        (path,) = self._options
+        (path,) = self.options
         connection = apsw.Connection(path, vfs=self.disk.name)
         try:
             top: Any = connection.execute("SELECT coalesce(max(position), 0) FROM event").get
@@ -262,7 +294,7 @@ class Host:
         self.disk.heal()
         self.disk.stop()
         receipts = tuple(self.receipts)
-        for path, options in self._options.items():
+        for path, options in self.options.items():
             name = path.removeprefix(f"{self.disk.directory}/")
             files = [self.disk.content(part) for part in (name, f"{name}-wal") if part in self.disk.names()]
             key = (path, hash(tuple(files)), repr([(r.session_id, r.incarnation, r.events) for r in receipts]))
@@ -273,7 +305,7 @@ class Host:
                 events=options.get("events", ()),
                 projections=options.get("projections", ()),
                 dense=self.dense,
-                receipts=receipts if self.dense and len(self._options) == 1 else (),
+                receipts=receipts if self.dense and len(self.options) == 1 else (),
                 vfs=self.disk.name,
             )
             _shared.checked.add(key)
@@ -281,10 +313,18 @@ class Host:
     # --- failing ------------------------------------------------------------------------------------
 
     def _fault(self, operation: str, kind: str, number: int) -> str | None:
+        label = f"{kind} {operation}"
+        policy = self._controller.policy
+        if self._recording and operation not in ("read", "lock") and self._processes and self.alive:
+            how = self._controller.at_disk("crash", label, number, policy.dies)
+            if how is not None and self.crash(None, how):
+                return "eio"
+        if not self._failing:
+            return None
         # A disk that lies corrupts a file in anybody's hands; a short read lies about where a file ends.
         lies = ("crash", "lie", "short") if operation == "read" else ("crash", "lie")
         ways = [way for way in WAYS.get(operation, ()) if way not in lies]
-        return self._controller.fault(f"{kind} {operation}", number, ways)
+        return self._controller.at_disk("fault", label, number, lambda: policy.fault(ways))
 
 
 class _Collector(logging.Handler):
@@ -298,16 +338,21 @@ class _Collector(logging.Handler):
 
 
 @contextmanager
-def _collected(records: list[logging.LogRecord]) -> Iterator[None]:
+def collected(records: list[logging.LogRecord]) -> Iterator[None]:
+    """Let what the engine logs in the block go to a list, and nowhere else."""
     log = logging.getLogger("engine")
     handler = _Collector(records)
     propagates, log.propagate = log.propagate, False
+    level = log.level
+    # What a run finds must not depend on how the process around it has set up its logs.
+    log.setLevel(logging.WARNING)
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
         log.propagate = propagates
+        log.setLevel(level)
 
 
 def _make_template(disk: Disk, path: str, events: Sequence[Any], projections: Sequence[Any]) -> Image:

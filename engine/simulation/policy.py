@@ -33,6 +33,9 @@ class Policy(Protocol):
     def fault(self, ways: Sequence[str]) -> str | None:
         """How an operation of the disk fails, one of `ways`, or None."""
 
+    def dies(self) -> str | None:
+        """How the process dies right before an operation of the disk, or None."""
+
 
 class DefaultOrder:
     """Nobody is pre-empted; when the actor that ran cannot go on, whoever has been ready the longest runs."""
@@ -50,4 +53,7 @@ class DefaultOrder:
         return 0
 
     def fault(self, ways: Sequence[str]) -> str | None:
+        return None
+
+    def dies(self) -> str | None:
         return None

@@ -25,6 +25,7 @@ FAIR_AFTER: Final = 2_000
 
 
 FAULT_CHANCE: Final = 0.01
+DEATH_CHANCE: Final = 1 / 300
 CRASHES: Final = ("process", "power/0", "power/1", "power/2", "power/3", "power/4", "power/5", "power/6", "power/7")
 """Ways to die: what was written stays, or one of the images that a power failure may leave."""
 
@@ -59,6 +60,7 @@ class Disturber:
         self._kinds = [kind for kind in kinds if kind not in ("cut", "fault")]
         self._cuts = "cut" in kinds
         self._faults = "fault" in kinds
+        self._crashes = "crash" in kinds
         self._chance = 1.0 / max(1, len(profile.steps))
 
     def disturb(self, actor: Actor) -> Disturbance | None:
@@ -84,6 +86,13 @@ class Disturber:
             return None
         return ways[int(rng.random() * len(ways))]
 
+    def dies(self) -> str | None:
+        """How the process dies before an operation of the disk; about one in three hundred is its last."""
+        rng = self._rng
+        if not self._crashes or rng.random() >= DEATH_CHANCE:
+            return None
+        return CRASHES[int(rng.random() * len(CRASHES))]
+
 
 class RandomWalk(DefaultOrder):
     """Anybody who is ready, with equal chances."""
@@ -104,6 +113,9 @@ class RandomWalk(DefaultOrder):
 
     def fault(self, ways: Sequence[str]) -> str | None:
         return self.disturber.fault(ways) if self.disturber is not None else None
+
+    def dies(self) -> str | None:
+        return self.disturber.dies() if self.disturber is not None else None
 
 
 class UniformRandomWalk(RandomWalk):

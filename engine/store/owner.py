@@ -118,6 +118,8 @@ def _alive(pid: int) -> bool:
     """Whether the pid that the file tells can be the owner's: a full disk may have kept the last one's."""
     if pid <= 0:
         return False
+    if pid == os.getpid():
+        return True
     if os.name != "posix":
         return True
     try:

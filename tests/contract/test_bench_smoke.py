@@ -22,6 +22,7 @@ FIGURES = {
     "cost": (5, {"us/event", "share"}),
     "first_bug": (10, {"random", "auto"}),
     "shrinking": (2, {"known", "failures", "minimal", "runs p50", "runs max", "ms p50"}),
+    "races": (4, set()),
 }
 """Each benchmark's least number of rows, and the columns that hold a number in every row."""
 

@@ -198,11 +198,7 @@ class OpensCheck:
         return None if found == "works" else "corrupt"
 
 
-NO_GARBAGE_IN_THE_SIDE_FILE = PowerModel(settled=frozenset({"owner"}))
-
-
-@pytest.mark.parametrize("model", [PowerModel(garbage=False), NO_GARBAGE_IN_THE_SIDE_FILE], ids=["torn", "garbage"])
-def test_a_crash_while_a_log_is_made_leaves_one_that_opens(model: PowerModel) -> None:
+def test_a_crash_while_a_log_is_made_leaves_one_that_opens() -> None:
     """At every operation of a log's first open, what a power failure leaves is opened and used by the next engine."""
 
     async def make(disk: Disk) -> None:
@@ -212,19 +208,18 @@ def test_a_crash_while_a_log_is_made_leaves_one_that_opens(model: PowerModel) ->
     with Disk() as disk, disk.default():
         log = disk.record()
         trio.run(make, disk)
-        report = crash_campaign(log, OpensCheck(), disk=disk, images_per_point=4, model=model)
-    assert report.distinct > 200
+        report = crash_campaign(log, OpensCheck(), disk=disk, images_per_point=4)
+    assert report.distinct > 250
     assert not report.wrong, report
 
 
-@pytest.mark.parametrize(("kind", "nth"), [("wal", 1), ("wal", 4), ("main", 2)])
-@pytest.mark.parametrize("forgetful", [False, True], ids=["covered by the next", "never made good"])
-def test_one_failed_sync_costs_nothing_that_was_acknowledged(kind: str, nth: int, forgetful: bool) -> None:
-    """With durability="full", after EIO in a commit's or a checkpoint's sync, no later crash loses anything."""
+def after_a_failed_sync(kind: str, nth: int, *, durability: str, forgetful: bool) -> tuple[int, CrashReport]:
+    """Crashes of a run in which one sync failed: how many appends were refused, and what the crashes left."""
 
     async def main(disk: Disk) -> tuple[OperationLog, int]:
         refused = 0
-        async with open_engine(disk.path(), ports=ports(disk), sync="commit", limits=SMALL_WAL) as engine:
+        options = {"ports": ports(disk), "sync": "commit", "limits": SMALL_WAL, "durability": durability}
+        async with open_engine(disk.path(), **options) as engine:
             session = await engine.create_session("s")
             log = disk.record()
             fault = disk.fail("sync", kind, nth=nth)
@@ -241,11 +236,31 @@ def test_one_failed_sync_costs_nothing_that_was_acknowledged(kind: str, nth: int
     with Disk() as disk, disk.default():
         log, refused = trio.run(main, disk)
         assert "failed sync" in {record[0] for record in log.records}
-        assert refused <= 1
         check = LogCheck("log.db", log.marks())
         report = crash_campaign(log, check, disk=disk, images_per_point=4, model=PowerModel(forgetful=forgetful))
-    assert report.distinct > 300
+    assert report.distinct > 200
+    return refused, report
+
+
+@pytest.mark.parametrize(("kind", "nth"), [("wal", 1), ("wal", 4), ("main", 2)])
+@pytest.mark.parametrize("forgetful", [False, True], ids=["covered by the next", "never made good"])
+def test_one_failed_sync_costs_nothing_that_was_acknowledged(kind: str, nth: int, forgetful: bool) -> None:
+    """With durability="full", after EIO in a commit's or a checkpoint's sync, no later crash loses anything."""
+    refused, report = after_a_failed_sync(kind, nth, durability="full", forgetful=forgetful)
+    assert refused <= 1
     assert not report.wrong, report
+
+
+def test_normal_durability_survives_a_failed_checkpoint_unless_the_device_forgets() -> None:
+    """With durability="normal", EIO in a checkpoint's sync is harmless where a later sync covers the same writes.
+
+    Where the device dropped them, a power failure in the next checkpoint breaks the file: the exception that `open_engine`
+    names. Should this cease to be found, the exception can go.
+    """
+    _, report = after_a_failed_sync("wal", 2, durability="normal", forgetful=False)
+    assert set(report.wrong) == {"lost"}, report
+    _, report = after_a_failed_sync("wal", 2, durability="normal", forgetful=True)
+    assert report.half_applied + report.corrupt > 0
 
 
 def test_the_campaign_sees_a_disk_that_lies_about_syncs() -> None:

@@ -100,20 +100,24 @@ def crash_campaign(
     model: PowerModel = EVERYTHING,
     distinct_max: int | None = None,
     examples_max: int = EXAMPLES_MAX,
+    known: dict[int, Any] | None = None,
+    points: Sequence[int] | None = None,
 ) -> CrashReport:
     """Crash at every point of the log, in up to `images_per_point` ways each (the first is that of a dying process).
 
-    `disk` is where images are opened; what is on it is replaced. `distinct_max` ends the campaign early. The report's
-    counts say what went wrong; nothing is raised for it.
+    `disk` is where images are opened; what is on it is replaced. `distinct_max` ends the campaign early. `known`: what was
+    found in images that need not be opened again, by their hashes; this campaign's are added. `points`: crash at these
+    only, in rising order. The report's counts say what went wrong; nothing is raised for it.
     """
     report = CrashReport()
     started = time.perf_counter()
     medium = Medium(log, model)
     marks: list[Any] = []
     marked = 0
-    known: dict[int, Any] = {}
+    known = {} if known is None else known
+    known_before = len(known)
     blamed: set[tuple[int, Verdict]] = set()
-    for point in crash_points(log):
+    for point in crash_points(log) if points is None else points:
         medium.advance(point)
         marks += [record[3] for record in log.records[marked:point] if record[0] == "mark"]
         marked = point
@@ -133,8 +137,8 @@ def crash_campaign(
                 report.wrong[verdict] += 1
                 if len(report.examples) < examples_max:
                     report.examples.append(Example(point, verdict, image, found, len(marks)))
-        if distinct_max is not None and len(known) >= distinct_max:
+        if distinct_max is not None and len(known) - known_before >= distinct_max:
             break
-    report.distinct = len(known)
+    report.distinct = len(known) - known_before
     report.seconds = time.perf_counter() - started
     return report

@@ -8,7 +8,7 @@ random streams, never from module state.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 
@@ -34,8 +34,6 @@ class Scenario:
     mode: Mode = "macro"
     must_fail: bool = False
     """Whether a schedule that breaks it must be found: true of every naive variant."""
-    options: dict[str, Any] = attrs.field(factory=dict)
-    """More keyword arguments for `explore`."""
 
     @property
     def key(self) -> str:
