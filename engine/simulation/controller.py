@@ -213,10 +213,15 @@ class Controller:
         arrived.clear()
 
     def _goes_on(self) -> bool:
-        if self.mode == "await":
-            return False
         self._bare += 1
-        return self._bare <= BARE_MAX
+        return self._bare <= BARE_MAX and self.mode == "macro"
+
+    def keeps_running(self, task: Any) -> bool:
+        """Count a bare checkpoint of the running actor; whether its step goes on over it, as `choose` would say."""
+        last = self._last
+        if last is None or last.task is not task or last.announced is not None or self._arrived or self._bare >= BARE_MAX:
+            return False
+        return self._goes_on()
 
     def _make_ready(self, actor: Actor, *, own: bool) -> None:
         op = actor.announced
@@ -358,7 +363,6 @@ class Controller:
     def _stuck(self) -> None:
         if self.failure is None:
             self._set_failure(deadlock_of(self.names.values()))
-            self._cancel_all()
         elif self.evictions < EVICTIONS_MAX:
             self.evictions += 1
             evict(self.names.values())
@@ -369,24 +373,20 @@ class Controller:
         """End the run with this failure, unless it has one."""
         if self.failure is None:
             self._set_failure(problem)
-            self._cancel_all()
 
     def _set_failure(self, problem: SimulationError) -> None:
         self.failure = problem
         self._throw(problem)
+        assert self.root is not None
+        self.root.cancel()
 
     def _too_long(self) -> None:
         if self.failure is None:
             self._set_failure(LivelockError(len(self.steps)))
             self._steps_max *= 2
             self.policy = DefaultOrder()
-            self._cancel_all()
         else:
             self.abandoned = True
-
-    def _cancel_all(self) -> None:
-        assert self.root is not None
-        self.root.cancel()
 
 
 def _cancel(actor: Actor, value: str) -> bool:

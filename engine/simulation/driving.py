@@ -135,6 +135,17 @@ class _Picker(_Watch):
         """Whether the running task is the only one that trio could run."""
         return not internals.GLOBAL_RUN_CONTEXT.runner.runq
 
+    def comes_right_back(self) -> bool:
+        """Whether a checkpoint of the running task would lead through trio's loop right back to it, nothing being due."""
+        context = internals.GLOBAL_RUN_CONTEXT
+        runner = context.runner
+        runq = runner.runq
+        if len(runq) > 1 or (runq and runq[0] is not self._placeholder):
+            return False
+        if runner.deadlines.next_deadline() <= self.controller.clock.now:
+            return False
+        return self.controller.keeps_running(context.task)
+
 
 @contextmanager
 def hooked(controller: Controller) -> Iterator[tuple[_Watch, Callable[..., Any]]]:
@@ -146,10 +157,19 @@ def hooked(controller: Controller) -> Iterator[tuple[_Watch, Callable[..., Any]]
     private._ALLOW_DETERMINISTIC_SCHEDULING = True
     controller.clock.when_idle = picker.idle
     controller.nobody_waits = picker.nobody_waits
+    checkpoint = trio.lowlevel.cancel_shielded_checkpoint
+
+    async def short_cut() -> None:
+        if not picker.comes_right_back():
+            await checkpoint()
+
+    lowlevel: Any = trio.lowlevel
+    lowlevel.cancel_shielded_checkpoint = private.cancel_shielded_checkpoint = short_cut
     try:
         yield picker, _as_it_is
     finally:
         private._r, private._ALLOW_DETERMINISTIC_SCHEDULING = before
+        lowlevel.cancel_shielded_checkpoint = private.cancel_shielded_checkpoint = checkpoint
 
 
 def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -259,7 +279,8 @@ def _probe() -> bool:
     from engine.simulation.probing import overtakes
 
     if internals is None or not all(
-        hasattr(internals, name) for name in ("_r", "_ALLOW_DETERMINISTIC_SCHEDULING", "GLOBAL_RUN_CONTEXT")
+        hasattr(internals, name)
+        for name in ("_r", "_ALLOW_DETERMINISTIC_SCHEDULING", "GLOBAL_RUN_CONTEXT", "cancel_shielded_checkpoint")
     ):
         return False
     return overtakes(hooked)
