@@ -23,7 +23,8 @@ from engine.events import MessageRemoved, MessageUpdated, PartUpdated, SessionNo
 from engine.ports import Ports
 from engine.simulation import Simulation, explore
 from engine.simulation.disk import Disk, Image, LogCheck, OperationLog, crash_campaign
-from engine.simulation.hosting import collected, recorded
+from engine.simulation.hosting import recorded
+from engine.simulation.listening import collected
 from engine.simulation.running import run as run_once
 
 TITLE = "simulating: schedules, events and crash states"

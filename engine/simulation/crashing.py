@@ -36,7 +36,8 @@ from engine.simulation.disk import (
 )
 from engine.simulation.errors import InvariantError, SimulationSetupError
 from engine.simulation.exploring import explore
-from engine.simulation.hosting import Host, collected, recorded
+from engine.simulation.hosting import Host, recorded
+from engine.simulation.listening import collected
 from engine.simulation.oracles import check_log, must
 from engine.simulation.running import Run, Scenario
 from engine.simulation.virtual import EPOCH_MS, SeededIds

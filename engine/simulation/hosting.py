@@ -36,9 +36,12 @@ from engine.simulation.engine_ports import (
     simulated_step,
 )
 from engine.simulation.errors import InvariantError, UnansweredError
+from engine.simulation.listening import collected, heard
 from engine.simulation.oracles import check_log, check_receipts
 from engine.simulation.primitives import wrapped
 from engine.simulation.virtual import EPOCH_MS, SeededIds, VirtualClock
+from engine.subscriptions import Hub
+from engine.writer import Written
 
 POWER_IMAGES: Final = 8
 """Images of a power failure that `crash@...=power/n` can name at one point."""
@@ -115,6 +118,7 @@ class Host:
         self.options: dict[str, dict[str, Any]] = {}
         """With what each log was opened last, by its path."""
         self._cores: list[Any] = []
+        self._hub: Hub | None = None
         self._ids = SeededIds(self._random)
         self._streams: dict[str, random.Random] = {}
         self.receipts: list[Receipt] = []
@@ -132,6 +136,8 @@ class Host:
         self.disk.restore(Image({}))
         self._stack.enter_context(self.disk.default())
         self._stack.enter_context(wrapped(session_calls()))
+        self._published: list[int] = []
+        self._stack.enter_context(heard(self._heard))
         controller.on_receipt = self._acknowledged
         controller.can["crash"] = self.crash
         controller.can["lose"] = lose
@@ -279,6 +285,22 @@ class Host:
         if stored and self._cores and max(stored) > max(core.hub.published for core in self._cores):
             self._controller.fail(InvariantError("events are published before replies", f"{receipt} came first"))
 
+    def _heard(self, hub: Hub, written: Sequence[Written]) -> None:
+        """Followers are about to be handed these events: committed ones, each once, in order."""
+        if not self.alive:
+            return
+        positions = [item.recorded.position for item in written]
+        first = self._published[-1] if self._published else 0
+        if positions != sorted(set(positions)) or (positions and positions[0] <= first and hub is self._hub):
+            self._controller.fail(
+                InvariantError("followers are told in order, each event once", f"{positions} after {first}")
+            )
+        self._hub = hub
+        self._published += positions
+        for core in self._cores:
+            if core.hub is hub and core.files.log.connection.in_transaction:
+                self._controller.fail(InvariantError("followers are told after COMMIT", f"{positions} came inside of it"))
+
     # --- what must hold -----------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -325,34 +347,6 @@ class Host:
         lies = ("crash", "lie", "short") if operation == "read" else ("crash", "lie")
         ways = [way for way in WAYS.get(operation, ()) if way not in lies]
         return self._controller.at_disk("fault", label, number, lambda: policy.fault(ways))
-
-
-class _Collector(logging.Handler):
-    def __init__(self, records: list[logging.LogRecord]) -> None:
-        super().__init__()
-        self.records = records
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        self.records.append(record)
-        return True
-
-
-@contextmanager
-def collected(records: list[logging.LogRecord]) -> Iterator[None]:
-    """Let what the engine logs in the block go to a list, and nowhere else."""
-    log = logging.getLogger("engine")
-    handler = _Collector(records)
-    propagates, log.propagate = log.propagate, False
-    level = log.level
-    # What a run finds must not depend on how the process around it has set up its logs.
-    log.setLevel(logging.WARNING)
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.propagate = propagates
-        log.setLevel(level)
 
 
 def _make_template(disk: Disk, path: str, events: Sequence[Any], projections: Sequence[Any]) -> Image:

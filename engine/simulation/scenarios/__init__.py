@@ -2,6 +2,7 @@
 
 from engine.simulation.scenarios import (
     beyond,
+    isolation,
     race_1_engine,
     race_1_late_part,
     race_2_engine,
@@ -27,6 +28,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     *race_4_engine.ENGINE,
     *race_5_engine.ENGINE,
     *beyond.ENGINE,
+    *isolation.ENGINE,
 )
 
 __all__ = ["SCENARIOS", "Program", "Scenario"]
