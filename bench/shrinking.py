@@ -71,6 +71,7 @@ KNOWN: Final = {
     "pct_figure_1b": 2,
 }
 """The least number of orderings of each subject."""
+SMOKE: Final = ("account", "twostage")
 SUBJECTS: Final = (
     (Subject("late part, one channel, 8 noise", late_part), 1),
     *((subject, KNOWN[subject.name]) for subject in FIRST_BUG if subject.name in KNOWN),
@@ -105,7 +106,8 @@ def run(settings: Settings) -> Table:
     """Shrink every failure of every subject."""
     table = Table(title=TITLE)
     every: list[Result] = []
-    for subject, known in SUBJECTS[:2] if settings.smoke else SUBJECTS:
+    chosen = [item for item in SUBJECTS if not settings.smoke or item[0].name in SMOKE]
+    for subject, known in chosen:
         found = list(results(subject, known, 1 if settings.smoke else SEEDS))
         every += found
         table.rows.append(_row(subject.name, known, found))
