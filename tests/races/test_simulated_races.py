@@ -10,7 +10,7 @@ from engine.simulation.scenarios import SCENARIOS, Scenario
 NAIVE = [scenario for scenario in SCENARIOS if scenario.must_fail]
 ENGINE = [scenario for scenario in SCENARIOS if not scenario.must_fail]
 FOUND_WITHIN = 20
-SCHEDULES = 25
+SCHEDULES = 40
 ROUNDS_MAX = 16
 
 
