@@ -259,14 +259,17 @@ TRAPS: Final = Traps()
 
 _open: list[ExitStack] = []
 _runs = 0
+_uncollected = 0
+"""Runs since the last collection between two sessions: one within a session does not see what earlier ones left."""
 
 
 @contextmanager
 def session() -> Iterator[None]:
     """What many runs share: wrapped primitives, and a garbage collector that only works between runs. Re-entrant."""
-    global _runs
+    global _runs, _uncollected
     if _open:
         _runs += 1
+        _uncollected += 1
         if _runs % COLLECT_EVERY == 0:
             gc.collect()
         yield
@@ -275,6 +278,9 @@ def session() -> Iterator[None]:
         stack.enter_context(wrapped())
         collects = gc.isenabled()
         gc.disable()
+        if _uncollected >= COLLECT_EVERY:
+            gc.collect()
+            _uncollected = 0
         gc.freeze()
         stack.callback(gc.unfreeze)
         if collects:
