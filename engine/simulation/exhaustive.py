@@ -67,12 +67,13 @@ class Proof(Campaign):
         how = f"{self.traces} traces in {self.schedules} runs"
         if self.groups > 1:
             how += f", {self.groups} groups of actors that share no key each alone"
+        if self.verdict == "sampled":
+            undeclared = ", ".join(self.unkeyed[:4])
+            return f"sampled: what declares no keys ({undeclared}) stayed in its default order ({how})"
         if self.verdict != "proved":
             return f"{self.verdict}: not every order of {self.operations} conflicting operations was run ({how})"
         swaps = f"{self.audited} pairs swapped in the audit, comparing {'notes' if self.compared else 'outcomes only'}"
         bounds = "wake-ups, the engine's own steps, time and batches in their default order"
-        if self.unkeyed:
-            bounds += f", and also what declares no keys ({', '.join(self.unkeyed[:4])})"
         return f"proved: every order of {self.operations} conflicting operations ({how}; {bounds}; {swaps})"
 
 
@@ -380,7 +381,7 @@ def explore_exhaustively(
                 search.repeat(text, run(scenario, text, mode=mode, seed=seed, driver=driver, **options))
             search.everything()
             search.check_declarations(audit)
-            proof.verdict = "failed" if proof.failures else "proved"
+            proof.verdict = "failed" if proof.failures else "sampled" if search.table.unkeyed else "proved"
         except _Spent:
             proof.verdict = "failed" if proof.failures else "truncated"
     proof.seconds = time.perf_counter() - began

@@ -343,12 +343,16 @@ def collected(records: list[logging.LogRecord]) -> Iterator[None]:
     log = logging.getLogger("engine")
     handler = _Collector(records)
     propagates, log.propagate = log.propagate, False
+    level = log.level
+    # What a run finds must not depend on how the process around it has set up its logs.
+    log.setLevel(logging.WARNING)
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
         log.propagate = propagates
+        log.setLevel(level)
 
 
 def _make_template(disk: Disk, path: str, events: Sequence[Any], projections: Sequence[Any]) -> Image:

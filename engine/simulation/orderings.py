@@ -14,6 +14,7 @@ from typing import Final
 
 import attrs
 
+from engine.simulation.directed import candidates
 from engine.simulation.reducing import (
     Segments,
     boundary_holds,
@@ -26,6 +27,7 @@ from engine.simulation.reducing import (
 from engine.simulation.running import Run, segments_of
 from engine.simulation.sampling import Wandering, most_telling
 from engine.simulation.schedule import Hold, Schedule
+from engine.simulation.strategies import Profile
 from engine.simulation.trying import ROBUST, Tries, World
 
 FEW: Final = 4
@@ -34,6 +36,8 @@ SAMPLES: Final = 24
 """Runs around a failing one by which its reversals are ranked."""
 SINGLES_MAX: Final = 40
 """Single reversals that are tried."""
+DIRECTED_MAX: Final = 60
+"""Directed schedules that are tried where two or more orderings were found."""
 PAIRS_OF: Final = 12
 """Reversals of which all pairs are tried where three or more orderings were found."""
 
@@ -61,7 +65,7 @@ class Orderings:
         for holds in (singles, conflict_order(failing.steps, failing.woken, _end(failing))):
             found = self.fewest_holds(base, holds, world)
             if found is not None:
-                return self.better_pair(found, singles, world)
+                return self.with_fewer(found, singles, default, world)
         return self.from_segments(plan, world)
 
     def ranked(self, holds: list[Hold], failing: Run, world: World) -> list[Hold]:
@@ -77,17 +81,24 @@ class Orderings:
         return most_telling(holds, samples)
 
     def best_single(self, holds: Sequence[Hold], base: Schedule, world: World) -> Schedule | None:
-        """The one hold that has the failure whatever the rest does; else the one that has it most often, if any has."""
+        """The one hold that has the failure whatever the rest does; else the one that has it most often, if any has.
+
+        Each is tried as it is, then with the other actor running whenever it can: where many do the same, that keeps the
+        rest of them out.
+        """
         best: Schedule | None = None
         most = -1
         for hold in holds[:SINGLES_MAX]:
-            plan = attrs.evolve(base, holds=(hold,))
-            if self.tries.fails(plan, world):
+            for eager in (False, True):
+                plan = attrs.evolve(base, holds=(attrs.evolve(hold, eager=eager),))
+                if not self.tries.fails(plan, world):
+                    continue
                 times = self.tries.robust(plan, world)
                 if times == ROBUST:
                     return plan
                 if times > most:
                     best, most = plan, times
+                break
         return best
 
     def fewest_holds(self, base: Schedule, holds: Sequence[Hold], world: World) -> Schedule | None:
@@ -97,8 +108,13 @@ class Orderings:
         kept = fewest(holds, lambda some: bool(self.tries.fails(attrs.evolve(base, holds=tuple(some)), world)))
         return attrs.evolve(base, holds=tuple(kept))
 
-    def better_pair(self, found: Schedule, singles: Sequence[Hold], world: World) -> Schedule:
-        """Two holds instead of more, where two of the nearest do."""
+    def with_fewer(self, found: Schedule, singles: Sequence[Hold], default: Run, world: World) -> Schedule:
+        """One hold instead of more where a directed search from the default order has one, else two instead of more."""
+        profile = Profile.of(default.steps, default.woken)
+        if len(found.holds) > 1:
+            for plan in candidates(profile, (), DIRECTED_MAX):
+                if self.tries.fails(attrs.evolve(found, holds=plan.holds), world):
+                    return attrs.evolve(found, holds=plan.holds)
         if len(found.holds) > 2:
             for pair in combinations(singles[:PAIRS_OF], 2):
                 if self.tries.fails(attrs.evolve(found, holds=pair), world):

@@ -259,18 +259,17 @@ TRAPS: Final = Traps()
 
 _open: list[ExitStack] = []
 _runs = 0
-_uncollected = 0
-"""Runs since the last collection between two sessions: one within a session does not see what earlier ones left."""
+"""Runs since the last collection."""
 
 
 @contextmanager
 def session() -> Iterator[None]:
     """What many runs share: wrapped primitives, and a garbage collector that only works between runs. Re-entrant."""
-    global _runs, _uncollected
+    global _runs
     if _open:
         _runs += 1
-        _uncollected += 1
-        if _runs % COLLECT_EVERY == 0:
+        if _runs >= COLLECT_EVERY:
+            _runs = 0
             gc.collect()
         yield
         return
@@ -278,9 +277,6 @@ def session() -> Iterator[None]:
         stack.enter_context(wrapped())
         collects = gc.isenabled()
         gc.disable()
-        if _uncollected >= COLLECT_EVERY:
-            gc.collect()
-            _uncollected = 0
         gc.freeze()
         stack.callback(gc.unfreeze)
         if collects:
@@ -291,6 +287,10 @@ def session() -> Iterator[None]:
             yield
         finally:
             _open.pop()
+    if _runs >= COLLECT_EVERY // 2:
+        # The next session would freeze what is left of this one's runs, and no later collection would find it.
+        _runs = 0
+        gc.collect()
 
 
 def _collect_quietly() -> None:

@@ -56,7 +56,8 @@ class Tries:
             raise BudgetSpentError
         self.runs += 1
         if schedule.seeded is not None:
-            return replay(self.scenario, str(schedule), mode=self.mode, **self.options)
+            rest = {name: value for name, value in self.options.items() if name != "seed"}  # the string has it
+            return replay(self.scenario, str(schedule), mode=self.mode, **rest)
         return run(
             self.scenario,
             attrs.evolve(schedule, mode=self.mode),

@@ -36,6 +36,7 @@ OUTSIDE = {
     "rich": {"cli"},
     "trio_websocket": {"server", "client"},
     "pytest": {"simulation"},
+    "hypothesis": {"simulation"},
 }
 
 FILE_LINES_MAX = 400

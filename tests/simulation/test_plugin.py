@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from importlib import metadata, util
@@ -48,7 +49,7 @@ async def test_passes(sim):
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]), prepend=os.pathsep)
     pytester.makeini("[pytest]\ntrio_mode = true\nfilterwarnings = error\n")
 
     def run(source: str, *options: str, own_process: bool = False) -> pytest.RunResult:

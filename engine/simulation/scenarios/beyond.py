@@ -6,7 +6,6 @@ each run. What a fork of the process does to an engine is tested without the sim
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import trio
@@ -29,13 +28,8 @@ from engine.session import Session
 from engine.simulation.oracles import must
 from engine.simulation.scenarios.declaring import Program, Scenario
 from engine.simulation.scenarios.naive import start_all
-from engine.simulation.scenarios.on_engine import Told, log_of, noise_on, on_engine, tolerant
+from engine.simulation.scenarios.on_engine import Told, log_of, noise_on, on_engine, patient_noise_on, tolerant
 from engine.simulation.world import Simulation
-
-
-def _patient(engine: Engine) -> Callable[[str, int], Awaitable[None]]:
-    """Noise on a disk that may fail."""
-    return lambda name, amount: tolerant(lambda: noise_on(engine)(name, amount))
 
 
 async def _session(engine: Engine) -> Session:
@@ -85,7 +79,7 @@ def _processes(noise: int, **options: Any) -> Program:
                             (f"turn {number}", lambda turn=turn: tolerant(turn)),
                             (f"user {number}", lambda user=user: tolerant(user)),
                         )
-                        start_all(sim, actors, 0 if number else noise, _patient(engine), *works)
+                        start_all(sim, actors, 0 if number else noise, patient_noise_on(engine), *works)
                 if "crash" in sim.kinds:
                     sim.sometimes("a process died", process.crashed)
             except EngineError:
@@ -297,7 +291,7 @@ def shutdown(noise: int) -> Program:
                 sim,
                 actors,
                 noise,
-                _patient(engine),
+                patient_noise_on(engine),
                 ("turn", lambda: burst("turn")),
                 ("streaming", lambda: tolerant(lambda: _stream(session, "M"))),
                 ("user", lambda: burst("user")),

@@ -42,6 +42,11 @@ def noise_on(engine: Engine) -> Callable[[str, int], Awaitable[None]]:
     return other
 
 
+def patient_noise_on(engine: Engine) -> Callable[[str, int], Awaitable[None]]:
+    """The same on a disk or file that may fail: then they give up."""
+    return lambda name, amount: tolerant(lambda: noise_on(engine)(name, amount))
+
+
 async def log_of(engine: Engine, session_id: str = "s") -> list[RecordedEvent]:
     """Every event of a session, by position."""
     return list((await engine.read.log(session_id=session_id, limit=1_000)).items)

@@ -27,7 +27,7 @@ from engine.runtime import Engine
 from engine.simulation.oracles import must
 from engine.simulation.scenarios.declaring import Program, Scenario
 from engine.simulation.scenarios.naive import start_all
-from engine.simulation.scenarios.on_engine import Told, log_of, noise_on, on_engine
+from engine.simulation.scenarios.on_engine import Told, log_of, noise_on, on_engine, patient_noise_on
 from engine.simulation.world import Simulation
 
 _INDEXES: Final = "('event_by_seq', 'event_by_id')"
@@ -161,7 +161,10 @@ def _drift(sim: Simulation, path: str, change: str) -> None:
 
 
 def drifted(noise: int) -> Program:
-    """The unique indexes drifted while nobody looked; the source is ingested again beside readers and live appends."""
+    """The unique indexes drifted while nobody looked; the source is ingested again beside readers and live appends.
+
+    A live append that meets the drift fails with its batch: neighbours in it are told that nothing was written.
+    """
 
     async def scenario(sim: Simulation) -> None:
         sim.host.dense = False
@@ -189,7 +192,9 @@ def drifted(noise: int) -> Program:
                 must(await ingest(engine, new) == "replaced", "a drifted session is replaced", kind)
 
             async with sim.actors() as actors:
-                start_all(sim, actors, noise, noise_on(engine), ("turn", turn), ("reader", reader), ("ingest", ingesting))
+                start_all(
+                    sim, actors, noise, patient_noise_on(engine), ("turn", turn), ("reader", reader), ("ingest", ingesting)
+                )
             await _verdict(sim, engine, new, told)
             sim.sometimes("a live event was kept", "live.1" in told.written)
 
