@@ -12,7 +12,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import acknowledged, busy, cost, first_bug, floor, posted, races, shrinking, slow_disk, streaming, where
+from bench import (
+    acknowledged,
+    busy,
+    cost,
+    crashes,
+    determinism,
+    first_bug,
+    floor,
+    posted,
+    races,
+    shrinking,
+    simulating,
+    slow_disk,
+    streaming,
+    where,
+)
 from bench.report import MEMORY_FILE_SYSTEMS, Settings, environment, file_system
 
 BENCHMARKS: dict[str, Any] = {
@@ -26,9 +41,12 @@ BENCHMARKS: dict[str, Any] = {
     "cost": cost,
     "first_bug": first_bug,
     "races": races,
+    "crashes": crashes,
+    "determinism": determinism,
+    "simulating": simulating,
     "shrinking": shrinking,
 }
-LONG = {"first_bug", "races"}
+LONG = {"first_bug", "races", "crashes", "determinism"}
 """Take far longer than the others: measured only when named."""
 
 

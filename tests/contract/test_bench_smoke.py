@@ -22,6 +22,9 @@ FIGURES = {
     "cost": (5, {"us/event", "share"}),
     "first_bug": (10, {"random", "auto"}),
     "races": (4, set()),
+    "crashes": (4, {"logs", "distinct", "reopened", "lost", "half", "distinct/cpu-s"}),
+    "determinism": (1, {"runs", "different"}),
+    "simulating": (6, {"per cpu-s", "per wall-s", "control per cpu-s", "of control"}),
     "shrinking": (2, {"known", "failures", "minimal", "runs p50", "runs max", "ms p50"}),
 }
 """Each benchmark's least number of rows, and the columns that hold a number in every row."""
