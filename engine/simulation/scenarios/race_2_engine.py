@@ -125,8 +125,41 @@ def sweep_at_open(noise: int) -> Program:
     return scenario
 
 
+def sweep_beside_a_turn(noise: int) -> Program:
+    """A sweep is asked for while a turn streams: it settles what another process left, and nothing that is alive."""
+
+    async def scenario(sim: Simulation) -> None:
+        async with sim.engine() as engine:
+            left = await engine.create_session("left")
+            await left.append(MessageUpdated("M", "assistant"))
+        async with sim.engine(sweep=False) as engine:
+            session = await engine.create_session("s")
+            settled: list[int] = []
+
+            async def turn() -> None:
+                await session.append(MessageUpdated("M", "assistant"))
+                await session.append(PartUpdated("p", "M", "text", {"text": "Hello"}))
+                await session.append(MessageFinished("M", "completed"))
+
+            async def sweep() -> None:
+                report = await engine.sweep()
+                settled.append(report.messages)
+                streaming = [view.status for view in (await engine.read.messages("s")).items] == ["streaming"]
+                sim.sometimes("a live message was passed by", streaming)
+
+            async with sim.actors() as actors:
+                start_all(sim, actors, noise, noise_on(engine), ("turn", turn), ("sweep", sweep))
+            guesses = [item for item in await log_of(engine) if getattr(item.event, "by", "") == "sweep"]
+            must(not guesses, "a sweep leaves alone what is alive", guesses)
+            must(settled == [1], "a sweep settles what was left", settled)
+            must((await engine.read.message("left", "M")).status == "aborted", "a sweep settles what was left")
+
+    return scenario
+
+
 ENGINE: Final[tuple[Scenario, ...]] = (
     on_engine("2 late update", "Update, finish and sweep in every order end as the owner said.", late_update, "cut"),
     on_engine("2 two finishes", "Of two finishes the first one stands.", two_finishes, "cut"),
     on_engine("2 sweep at open", "A process dies in a turn, and the next one settles it.", sweep_at_open, "crash", "cut"),
+    on_engine("2 live sweep", "A sweep beside a turn leaves it alone.", sweep_beside_a_turn, "cut"),
 )
