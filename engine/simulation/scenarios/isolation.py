@@ -90,7 +90,7 @@ def refused_neighbour(noise: int) -> Program:
             async def neighbour(name: str) -> None:
                 for number in range(2):
                     part = Envelope(PartUpdated(f"{name}.{number}", "M", "text", {}), f"{name}.{number}")
-                    await session.append(part, Envelope(MessageUpdated(part.event_id, "user"), f"{name}.{number}m"))
+                    await session.append(part, Envelope(MessageUpdated(f"{name}.{number}", "user"), f"{name}.{number}m"))
                     written.extend((f"{name}.{number}", f"{name}.{number}m"))
 
             async with sim.actors() as actors:
