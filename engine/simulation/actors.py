@@ -41,6 +41,8 @@ class Actor:
     steps: int = 0
     parked: Any = None
     """The gate driver's: the task as it waits to be resumed."""
+    coroutine: Any = None
+    """The gate driver's: what the task runs behind the gate."""
 
 
 def name_of(task: Any, parent: Actor | None) -> str:
@@ -70,19 +72,32 @@ def has_timer(task: Any) -> bool:
     return False
 
 
-def where_it_waits(task: Any) -> str:
-    """The innermost line of the program's own code in which a task waits."""
-    found = "nowhere"
-    if task is None:
-        return found
-    coroutine = task.coro
+def _awaited(actor: Actor) -> Iterator[Any]:
+    """The coroutines of a task that await each other, the outermost one first."""
+    coroutine = actor.coroutine if actor.coroutine is not None or actor.task is None else actor.task.coro
     while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        yield coroutine
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+
+
+def waits_for_idle(actor: Actor) -> bool:
+    """Whether it waits in trio's `wait_all_tasks_blocked`."""
+    return actor.task is not None and any(
+        getattr(awaited, "__name__", "") == "wait_all_tasks_blocked" for awaited in _awaited(actor)
+    )
+
+
+def where_it_waits(actor: Actor) -> str:
+    """The innermost line of the program's own code in which an actor waits."""
+    found = "nowhere"
+    if actor.task is None:
+        return found
+    for awaited in _awaited(actor):
+        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
         if frame is not None:
             file = frame.f_code.co_filename.replace("\\", "/")
             if "/trio/" not in file and "/engine/simulation/" not in file:
                 found = f"{file.rpartition('/')[2]}:{frame.f_lineno} in {frame.f_code.co_name}"
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
     return found
 
 

@@ -17,13 +17,23 @@ from engine.simulation.errors import ScheduleSyntaxError
 KINDS: Final = ("timeout", "cancel", "cut", "fault", "crash", "lose")
 """What can be done to an operation beside ordering it: see `Disturbance`."""
 
+_VALUES: Final = {
+    "timeout": re.compile("1"),
+    "cancel": re.compile("1"),
+    "lose": re.compile("1"),
+    "cut": re.compile("[1-9][0-9]{0,5}"),
+    "fault": re.compile("[a-z]+"),
+    "crash": re.compile("1|process|power(/[0-9]{1,3})?"),
+}
+"""What each kind may be followed by; `1` stands for nothing."""
+
 _FORBIDDEN: Final = re.compile(r"[^A-Za-z0-9_.,:()/~ -]")
-_ADDRESS: Final = re.compile(r"\s*(?P<actor>[^#@>;=\[\]]+)#(?P<label>[^#@>;=\[\]]+)(?:\[(?P<nth>\d+)\])?\s*")
+_ADDRESS: Final = re.compile(r"\s*(?P<actor>[^#@>;=\[\]]+)#(?P<label>[^#@>;=\[\]]+)(?:\[(?P<nth>0*[1-9][0-9]{0,8})\])?\s*")
 
 
 def clean_label(text: str) -> str:
     """Text that can stand in an address: what has a meaning in schedule strings becomes an underscore."""
-    return _FORBIDDEN.sub("_", text)[:60].strip()
+    return _FORBIDDEN.sub("_", text.strip())[:60].strip() or "_"
 
 
 @attrs.frozen
@@ -88,7 +98,7 @@ class Step:
 class Disturbance:
     """What is done to an operation when it is about to run.
 
-    `timeout`: the clock jumps to the next deadline (`value` times) first. `cancel`: its actor's scope is cancelled.
+    `timeout`: the clock jumps to the next deadline first. `cancel`: its actor's scope is cancelled.
     `lose`: the answer that the actor is about to see is lost to it (it is cancelled at that very point). `cut`: the
     writer's batch ends after `value` commands. `fault`: the disk answers the operation with the error `value`.
     `crash`: the process dies there; `value` says how (`process`, `power`, `power/3` ...).
@@ -100,6 +110,18 @@ class Disturbance:
 
     def __str__(self) -> str:
         return f"{self.kind}@{self.at}" + (f"={self.value}" if self.value != "1" else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Disturbance:
+        """Read `kind@actor#label[nth]=value`. Raises `ScheduleSyntaxError`."""
+        kind, _, rest = text.partition("@")
+        where, _, value = rest.partition("=")
+        kind, value = kind.strip(), value.strip() or "1"
+        if kind not in KINDS:
+            raise ScheduleSyntaxError(text, f"expected one of {', '.join(KINDS)} before the @, found {kind!r}")
+        if _VALUES[kind].fullmatch(value) is None:
+            raise ScheduleSyntaxError(text, f"{value!r} is nothing that a {kind} can be")
+        return cls(kind, Address.parse(where), value)
 
 
 def describe_item(item: Any) -> str:

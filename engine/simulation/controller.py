@@ -18,7 +18,7 @@ import trio
 
 from engine.simulation.actors import BARE, START, WAKE, Actor, name_of, seconds_to_deadline
 from engine.simulation.choices import Address, Disturbance, Op, Step
-from engine.simulation.errors import LivelockError, SimulationError
+from engine.simulation.errors import LivelockError
 from engine.simulation.patience import Patience, deadlock_of, evict
 from engine.simulation.plan import Plan
 from engine.simulation.policy import DefaultOrder, Policy
@@ -60,7 +60,7 @@ class Controller:
         self.actors: dict[Any, Actor] = {}
         self.names: dict[str, Actor] = {}
         self.ready: list[Actor] = []
-        self.failure: SimulationError | None = None
+        self.failure: Exception | None = None
         self.thrown: list[tuple[BaseException, int]] = []
         """Each exception that ended a task, with the index of the step that it came from."""
         self.plan = Plan(schedule)
@@ -369,12 +369,12 @@ class Controller:
         else:
             self.abandoned = True
 
-    def fail(self, problem: SimulationError) -> None:
+    def fail(self, problem: Exception) -> None:
         """End the run with this failure, unless it has one."""
         if self.failure is None:
             self._set_failure(problem)
 
-    def _set_failure(self, problem: SimulationError) -> None:
+    def _set_failure(self, problem: Exception) -> None:
         self.failure = problem
         self._throw(problem)
         assert self.root is not None

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import trio
 
-from engine.simulation.actors import Actor
+from engine.simulation.actors import Actor, waits_for_idle
 from engine.simulation.controller import Controller
 from engine.simulation.errors import RunAbandonedError
 
@@ -132,8 +132,9 @@ class _Picker(_Watch):
                 return 0.0
 
     def nobody_waits(self) -> bool:
-        """Whether the running task is the only one that trio could run."""
-        return not internals.GLOBAL_RUN_CONTEXT.runner.runq
+        """Whether the running task is the only one that trio could run: no deadline is due, which would cancel something."""
+        runner: Any = internals.GLOBAL_RUN_CONTEXT.runner
+        return not runner.runq and runner.deadlines.next_deadline() > self.controller.clock.now
 
     def comes_right_back(self) -> bool:
         """Whether a checkpoint of the running task would lead through trio's loop right back to it, nothing being due."""
@@ -193,6 +194,8 @@ class _Gatekeeper(_Watch):
                 task, chosen.parked = chosen.parked, None
                 trio.lowlevel.reschedule(task)
                 return 0.0
+            if any(waits_for_idle(actor) for actor in controller.names.values()):
+                return IDLE_S
             jumps = controller.jumps
             evictions = controller.evictions
             controller.idle(deadline)
@@ -215,6 +218,7 @@ def _parked(controller: Controller, actor: Actor) -> Generator[Any, Any, None]:
 def _gate(controller: Controller, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
     """Run a coroutine, parking before its first step and after each wake-up."""
     actor = controller.actors[trio.lowlevel.current_task()]
+    actor.coroutine = coroutine
     answer: Any = None
     while True:
         yield from _parked(controller, actor)

@@ -110,7 +110,7 @@ class Planner:
     def attempts(self, first: Iterable[str] = ()) -> Any:
         """(schedule string, what runs it), endlessly; ends only where a strategy has no more schedules."""
         for text in first:
-            yield text, lambda text=text: self.replay(parse(text))
+            yield text, lambda text=text: self.replay(text)
         number = 0
         while True:
             if self._strategy == "directed" and self._profile is not None and number > len(self._directed):
@@ -138,11 +138,12 @@ class Planner:
             return self._run(plan, DefaultOrder(), 0)
         return self._run(Schedule(), plan, number)
 
-    def replay(self, schedule: Schedule) -> Run:
-        """Carry out a schedule in any form."""
-        if schedule.seeded is not None:
-            return self.run(schedule.seeded.run)
-        return self._run(schedule, None, 0)
+    def replay(self, text: str) -> Run:
+        """Carry out a schedule in any form: a seed form by the strategy and the seed that it names."""
+        schedule = parse(text)
+        if schedule.seeded is None:
+            return self._run(schedule, None, 0)
+        return replay(self._scenario, text, mode=self._mode, faults=self._kinds, driver=self._driver, **self._options)
 
     def _learn(self, result: Run) -> None:
         self._profile = Profile.of(result.steps, result.woken)

@@ -341,12 +341,18 @@ class Host:
             how = self._controller.at_disk("crash", label, number, policy.dies)
             if how is not None and self.crash(None, how):
                 return "eio"
+            if how is not None:
+                self._controller.plan.cannot("crash", ("disk", label, number))
         if not self._failing:
             return None
         # A disk that lies corrupts a file in anybody's hands; a short read lies about where a file ends.
         lies = ("crash", "lie", "short") if operation == "read" else ("crash", "lie")
         ways = [way for way in WAYS.get(operation, ()) if way not in lies]
-        return self._controller.at_disk("fault", label, number, lambda: policy.fault(ways))
+        how = self._controller.at_disk("fault", label, number, lambda: policy.fault(ways))
+        if how is not None and how not in ways:
+            self._controller.plan.cannot("fault", ("disk", label, number))
+            return None
+        return how
 
 
 def _make_template(disk: Disk, path: str, events: Sequence[Any], projections: Sequence[Any]) -> Image:

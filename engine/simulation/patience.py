@@ -68,7 +68,7 @@ def deadlock_of(actors: Iterable[Actor]) -> DeadlockError:
     """The error that says who waits, and where."""
     main, *others = actors
     stuck = [actor for actor in others if actor.task is not None and not actor.housekeeping] or [main]
-    return DeadlockError(tuple(f"{actor.name} ({actor.waiting or where_it_waits(actor.task)})" for actor in stuck))
+    return DeadlockError(tuple(f"{actor.name} ({actor.waiting or where_it_waits(actor)})" for actor in stuck))
 
 
 def evict(actors: Iterable[Actor]) -> None:

@@ -30,6 +30,7 @@ class Plan:
         self.forced = 0
         """Holds that were given up before anything had failed."""
         self._asked = schedule.holds
+        self._planned = schedule.disturbances
         self._holds: dict[Place, list[Place]] = {}
         self._disturbances: dict[Place, list[Disturbance]] = {}
         self._preferred: dict[Place, str] = {}
@@ -69,9 +70,13 @@ class Plan:
                 return item
         return None
 
-    def plans(self, kind: str) -> bool:
-        """Whether a disturbance of this kind is still to come."""
-        return any(item.kind == kind for items in self._disturbances.values() for item in items)
+    def cannot(self, kind: str, place: Place) -> None:
+        """What was to be done there turned out to be impossible."""
+        at = next(number for number in reversed(range(len(self.carried_out))) if self.carried_out[number].kind == kind)
+        item = self.carried_out.pop(at)
+        assert place_of(item.at) == place
+        if item in self._planned:
+            self.unmet.append(f"{item}: there was nothing to disturb")
 
     def left_over(self) -> list[str]:
         """What the schedule asked for and the run never came to."""

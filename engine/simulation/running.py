@@ -235,8 +235,8 @@ def _drive(
             _collect_quietly()
             error = controller.failure or problem
         except BaseException as problem:
-            if isinstance(problem, KeyboardInterrupt | SystemExit):
-                raise
+            if _interrupted(problem):
+                raise KeyboardInterrupt from problem
             error = first_of(problem)
         finally:
             TRAPS.disarm()
@@ -248,6 +248,13 @@ def _drive(
             except Exception as problem:
                 error = problem
     return error
+
+
+def _interrupted(problem: BaseException) -> bool:
+    """Whether somebody pressed Ctrl-C: trio raises it in the task that runs, so its nurseries wrap it in groups."""
+    if isinstance(problem, BaseExceptionGroup):
+        return any(_interrupted(inner) for inner in problem.exceptions)
+    return isinstance(problem, KeyboardInterrupt)
 
 
 @lru_cache(maxsize=256)

@@ -24,13 +24,15 @@ from typing import Final, Literal
 
 import attrs
 
-from engine.simulation.choices import KINDS, Address, Disturbance
+from engine.simulation.choices import Address, Disturbance
 from engine.simulation.errors import ScheduleSyntaxError
 
 Mode = Literal["macro", "await"]
 
+TRACE_BYTES_MAX: Final = 10_000_000
+"""Bytes of an unpacked trace."""
 DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
-_SEED_FORM: Final = re.compile(r"s1\.([a-z0-9_]+)\.([0-9a-z]+)\.(\d+)(\.await)?")
+_SEED_FORM: Final = re.compile(r"s1\.([a-z0-9_]+)\.([0-9a-z]{1,200})\.([0-9]{1,9})(\.await)?")
 
 
 @attrs.frozen
@@ -82,8 +84,8 @@ class Schedule:
         if self.segments is not None:
             return "t1." + _pack(self)
         terms = [str(hold) for hold in self.holds] + [str(item) for item in self.disturbances]
-        if self.mode == "await":
-            terms.append("mode=await")
+        if self.mode is not None:
+            terms.append(f"mode={self.mode}")
         return "c1:" + "; ".join(terms) if terms else ""
 
     @property
@@ -125,23 +127,17 @@ def _parse_terms(text: str) -> Schedule:
         if not term:
             continue
         if term in ("mode=await", "mode=macro"):
+            if mode is not None:
+                raise ScheduleSyntaxError(text, "expected one mode, found two")
             mode = "await" if term == "mode=await" else "macro"
         elif ">" in term:
             held, _, until = term.partition(">")
             holds.append(Hold(Address.parse(held), Address.parse(until.removeprefix(">")), until.startswith(">")))
         elif "@" in term:
-            disturbances.append(_parse_disturbance(term))
+            disturbances.append(Disturbance.parse(term))
         else:
             raise ScheduleSyntaxError(text, f"expected A>B or kind@A=value, found {term!r}")
     return Schedule(tuple(holds), tuple(disturbances), mode=mode)
-
-
-def _parse_disturbance(term: str) -> Disturbance:
-    kind, _, rest = term.partition("@")
-    where, _, value = rest.partition("=")
-    if kind.strip() not in KINDS:
-        raise ScheduleSyntaxError(term, f"expected one of {', '.join(KINDS)} before the @, found {kind.strip()!r}")
-    return Disturbance(kind.strip(), Address.parse(where), value.strip() or "1")
 
 
 def _pack(schedule: Schedule) -> str:
@@ -158,17 +154,35 @@ def _pack(schedule: Schedule) -> str:
 def _unpack(text: str) -> Schedule:
     packed = text[3:]
     try:
-        raw = zlib.decompress(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
-        names, flat, disturbances, mode, fingerprint = json.loads(raw)
-        segments = tuple((names[flat[i]], int(flat[i + 1])) for i in range(0, len(flat), 2))
-        return Schedule(
-            disturbances=tuple(_parse_disturbance(item) for item in disturbances),
-            segments=segments,
-            mode=mode,
-            fingerprint=fingerprint,
+        unpacking = zlib.decompressobj()
+        raw = base64.b64decode(packed + "=" * (-len(packed) % 4), b"-_", validate=True)
+        content = unpacking.decompress(raw, TRACE_BYTES_MAX)
+        names, flat, disturbances, mode, fingerprint = json.loads(content)
+        well_formed = (
+            unpacking.eof
+            and not unpacking.unused_data
+            and _all(names, str)
+            and _all(flat, int)
+            and _all(disturbances, str)
+            and mode in (None, "macro", "await")
+            and isinstance(fingerprint, str)
+            and all(0 <= flat[i] < len(names) and flat[i + 1] > 0 for i in range(0, len(flat), 2))
         )
-    except (ValueError, zlib.error, binascii.Error, IndexError, TypeError) as problem:
+    except (ValueError, zlib.error, binascii.Error, IndexError, TypeError, RecursionError) as problem:
         raise ScheduleSyntaxError(text[:40], f"the trace cannot be unpacked: {problem}") from None
+    if not well_formed:
+        raise ScheduleSyntaxError(text[:40], "the trace holds something else than steps and disturbances")
+    return Schedule(
+        disturbances=tuple(Disturbance.parse(item) for item in disturbances),
+        segments=tuple((names[flat[i]], flat[i + 1]) for i in range(0, len(flat), 2)),
+        mode=mode,
+        fingerprint=fingerprint,
+    )
+
+
+def _all(found: object, kind: type) -> bool:
+    """Whether it is a list of these."""
+    return isinstance(found, list) and all(type(item) is kind for item in found)
 
 
 def in_base_36(number: int) -> str:

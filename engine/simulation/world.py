@@ -7,6 +7,7 @@ so that leaving out an actor does not shift the others' streams.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
@@ -17,7 +18,7 @@ import trio
 
 from engine.simulation.choices import clean_label
 from engine.simulation.controller import Controller
-from engine.simulation.errors import InvariantError
+from engine.simulation.errors import InvariantError, SimulationSetupError
 from engine.simulation.virtual import SeededIds, VirtualClock
 
 if TYPE_CHECKING:
@@ -143,8 +144,17 @@ class Simulation:
 
     def check_all(self) -> None:
         """Check what the scenario asked for and, where it had an engine, every promise of the engine. Raises what fails."""
+        for holds in self.controller.after_step:
+            holds()
+        if self.controller.failure is not None:
+            raise self.controller.failure
         for check in self.checks:
-            check()
+            found = check()
+            if inspect.iscoroutine(found):
+                found.close()
+                raise SimulationSetupError("check: expected a function that is not async, since the run is over by then")
+            if found is False:
+                raise InvariantError("check", f"{getattr(check, '__qualname__', check)} returned False")
         if self._host is not None:
             self._host.check()
 
@@ -188,7 +198,11 @@ class Simulation:
             self.covered[name] += 1
 
     def check(self, condition: bool | Callable[[], Any], message: str = "check") -> None:
-        """Fail the run where a condition is false; a function is called after the scenario has ended, if it ended well."""
+        """Fail the run where a condition is false.
+
+        A function is called after the scenario has ended, if it ended well; it fails the run by raising, or by returning
+        False.
+        """
         if callable(condition):
             self.checks.append(condition)
         elif not condition:
@@ -200,7 +214,7 @@ def _once(check: Callable[[], None], controller: Controller) -> Callable[[], Non
         if controller.failure is None:
             try:
                 check()
-            except InvariantError as problem:
+            except Exception as problem:  # in the midst of trio's loop, where nothing may be raised
                 controller.fail(problem)
 
     return guarded

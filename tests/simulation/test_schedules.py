@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import zlib
 from typing import Any
 
 import pytest
@@ -17,10 +20,12 @@ from engine.simulation.errors import ScheduleSyntaxError, ScheduleUnmetError
 
 names = st.text("abcXYZ019_.,:()/~ -", min_size=1, max_size=12).map(str.strip).filter(bool)
 addresses = st.builds(Address, names, names, st.integers(1, 99))
-values = st.sampled_from(["1", "2", "power/3", "process", "eio"])
-disturbances = st.builds(Disturbance, st.sampled_from(KINDS), addresses, values)
+VALUES = {"cut": ["1", "2", "40"], "crash": ["1", "power", "power/3", "process"], "fault": ["eio", "full"]}
+disturbances = st.sampled_from(KINDS).flatmap(
+    lambda kind: st.builds(Disturbance, st.just(kind), addresses, st.sampled_from(VALUES.get(kind, ["1"])))
+)
 holds = st.builds(Hold, addresses, addresses, st.booleans())
-modes = st.sampled_from([None, "await"])
+modes = st.sampled_from([None, "await", "macro"])
 constraints = st.builds(
     Schedule, st.lists(holds, max_size=3).map(tuple), st.lists(disturbances, max_size=2).map(tuple), mode=modes
 )
@@ -31,6 +36,14 @@ traces = st.builds(
     mode=modes,
     fingerprint=st.sampled_from(["", "0a1b2c3d"]),
 )
+
+
+def packed(content: Any) -> str:
+    """A trace with this content."""
+    return "t1." + base64.urlsafe_b64encode(zlib.compress(json.dumps(content).encode())).decode().rstrip("=")
+
+
+WHOLE = packed([["a"], [0, 1], [], None, ""])
 
 
 @given(st.one_of(constraints, traces))
@@ -50,7 +63,32 @@ def test_what_is_written_can_be_read(schedule):
         "c1:explode@a#b",
         "c1:cancel@a",
         "c1:a#b[0x]>c#d",
+        "c1:a#b[0]>c#d",
+        f"c1:a#b[{'9' * 5000}]>c#d",
+        "c1:a#b>>>c#d",
+        "c1:cut@writer#batch=x",
+        "c1:cut@writer#batch=0",
+        "c1:cut@writer#batch=-1",
+        "c1:crash@a#b=nonsense",
+        "c1:crash@a#b=power/x",
+        "c1:fault@disk#wal write=5",
+        "c1:timeout@a#b=2",
+        "c1:cancel@a#b=1=2",
+        "c1:mode=await; mode=macro",
         "t1.notbase64!",
+        WHOLE[:-3],
+        WHOLE[:9] + "!" + WHOLE[9:],
+        WHOLE + "AAAA",
+        packed([["a"], [0, 1], [5], None, ""]),
+        packed([["a"], [0, 1], ["garbage"], None, ""]),
+        packed([{"a": 1}, [0, 1], [], None, ""]),
+        packed([["a"], [-1, 1], [], None, ""]),
+        packed([["a"], [0, -1], [], None, ""]),
+        packed([["a"], [0, 1, 0], [], None, ""]),
+        packed([["a"], [0, 1], [], "sideways", ""]),
+        packed([["a"], [0, 1], [], None, 7]),
+        "t1." + base64.urlsafe_b64encode(zlib.compress(b"[" * 100_000)).decode(),
+        f"s1.random.1.{'9' * 5000}",
         "t1.AAAA",
         "s1.random.1",
         "s1..1.1",
@@ -208,3 +246,47 @@ def test_a_failing_disk_is_a_choice_with_an_address():
     run = simulation.run(scenario, "c1:fault@disk#wal write[1]=full", faults=("fault",))
     assert [str(item) for item in run.disturbances] == ["fault@disk#wal write=full"]
     assert simulation.run(scenario).error is None
+
+
+def test_a_fault_that_an_operation_cannot_have_is_said():
+    """A write cannot be busy: nothing fails, and the schedule says so."""
+
+    async def scenario(sim: Simulation) -> None:
+        async with sim.engine() as engine:
+            await engine.create_session("s")
+
+    run = simulation.run(scenario, "c1:fault@disk#wal write[1]=busy", faults=("fault",))
+    assert (run.error, run.disturbances) == (None, [])
+    assert run.unmet == ["fault@disk#wal write=busy: there was nothing to disturb"]
+
+
+def test_a_seed_form_tried_first_is_the_run_that_it_names():
+    """A campaign of another strategy and seed repeats a seed form by the strategy and the seed in it."""
+    expected = simulation.replay(letters, "s1.random.5.3")
+    found: list[str] = []
+    simulation.explore(letters, schedules=1, first=["s1.random.5.3"], on_run=lambda _, run: found.append(run.digest))
+    assert found == [expected.digest]
+
+
+async def odd(sim: Simulation) -> None:
+    """Actors and operations with names that mean something in a schedule, or nothing at all."""
+
+    async def act() -> None:
+        for label in ("", "a;b>c@d=[3]#", "\u00fcn\u00ef" * 50, "x" * 500):
+            await point(label, writes=("k",))
+
+    async with sim.actors() as actors:
+        for name in ("", "\u00e9", "\u00e8", "a.b", "c.b", "x;y", "[1]", " sp ", "#", "a~2", "a", "a", "n" * 200):
+            actors.start(name, act)
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_odd_names_can_be_named(number):
+    """Every step's address can be read back, and every run comes back from its trace and from its seed form."""
+    run = simulation.replay(odd, f"s1.random.0.{number}")
+    assert run.error is None
+    assert [Address.parse(str(step)) for step in run.steps] == [step.address for step in run.steps]
+    assert len({str(step) for step in run.steps}) == len(run.steps)
+    again = simulation.run(odd, str(run.schedule()))
+    assert (again.digest, again.exact, again.unmet) == (run.digest, True, [])
+    assert simulation.replay(odd, f"s1.random.0.{number}").digest == run.digest
