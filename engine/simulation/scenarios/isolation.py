@@ -1,16 +1,19 @@
-"""Two workspaces in one file, with the same ids: neither can see, change, nor acknowledge anything of the other."""
+"""Who has nothing to do with each other: workspaces with the same ids, and callers whose neighbour is refused.
+
+Owns: scenarios in which the trouble or the ids of one must not reach another that shares its file or its transaction.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-from engine.errors import UnknownSessionError
+from engine.errors import DuplicateIdError, UnknownSessionError
 from engine.events import Envelope, MessageRemoved, MessageUpdated, PartUpdated, RecordedEvent, UsageRecorded
 from engine.runtime import Workspace
 from engine.simulation.oracles import must
 from engine.simulation.scenarios.declaring import Program, Scenario
 from engine.simulation.scenarios.naive import start_all
-from engine.simulation.scenarios.on_engine import noise_on, on_engine
+from engine.simulation.scenarios.on_engine import log_of, noise_on, on_engine
 from engine.simulation.world import Simulation
 
 
@@ -66,6 +69,44 @@ async def _check(workspace: Workspace, name: str, cost: int) -> None:
     must(owners == {name}, "a follower hears its own workspace only", (name, owners))
 
 
+def refused_neighbour(noise: int) -> Program:
+    """Appends of two events, the second of which is refused, share transactions with those of others."""
+
+    async def scenario(sim: Simulation) -> None:
+        async with sim.engine() as engine:
+            session = await engine.create_session("s")
+            await session.append(Envelope(MessageUpdated("M", "assistant"), "taken"))
+            written: list[str] = []
+
+            async def refused(name: str) -> None:
+                for number in range(2):
+                    first = Envelope(PartUpdated(f"{name}.{number}", "M", "text", {}), f"{name}.{number}")
+                    try:
+                        await session.append(first, Envelope(MessageUpdated("other", "assistant"), "taken"))
+                    except DuplicateIdError:
+                        continue
+                    must(False, "an id that is taken is refused")
+
+            async def neighbour(name: str) -> None:
+                for number in range(2):
+                    part = Envelope(PartUpdated(f"{name}.{number}", "M", "text", {}), f"{name}.{number}")
+                    await session.append(part, Envelope(MessageUpdated(part.event_id, "user"), f"{name}.{number}m"))
+                    written.extend((f"{name}.{number}", f"{name}.{number}m"))
+
+            async with sim.actors() as actors:
+                works = [(name, lambda name=name: refused(name)) for name in ("turn 1", "turn 2")]
+                works += [(name, lambda name=name: neighbour(name)) for name in ("user 1", "user 2")]
+                start_all(sim, actors, noise, noise_on(engine), *works)
+            found = [event.event_id for event in await log_of(engine)][2:]
+            must(sorted(found) == sorted(written), "a refused append leaves nothing and takes nobody along", found)
+            parts = [part.part_id for view in (await engine.read.messages("s")).items for part in view.parts]
+            must(sorted(parts) == sorted(name for name in written if not name.endswith("m")), "nor in the read model", parts)
+            sim.sometimes("appends shared a transaction", engine.statistics().writer.batch_events_max > 2)
+
+    return scenario
+
+
 ENGINE: Final[tuple[Scenario, ...]] = (
     on_engine("6 workspaces", "Two workspaces use the same ids at once.", workspaces, "cut"),
+    on_engine("6 refused neighbour", "Refused appends share transactions with others.", refused_neighbour, "cut"),
 )
