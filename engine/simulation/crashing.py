@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, Final
@@ -26,6 +25,7 @@ from engine.runtime import Durability, open_engine
 from engine.simulation.committed import CommittedCheck
 from engine.simulation.disk import (
     EVERYTHING,
+    CrashCounts,
     Damaged,
     Disk,
     Image,
@@ -62,8 +62,8 @@ class Finding:
 
 
 @attrs.define
-class CrashOverlay:
-    """What all crashes of a scenario's runs left."""
+class CrashOverlay(CrashCounts):
+    """What all crashes of a scenario's runs left; crash points with equal pasts count once in all logs."""
 
     schedules: int = 0
     """Runs."""
@@ -71,35 +71,10 @@ class CrashOverlay:
     """Runs, or lives of a process after a power failure, that did something else to the disk than all others."""
     commits: int = 0
     """Different contents that were committed, in all logs."""
-    points: int = 0
-    """Moments at which the disk crashed: before each of its operations, in all logs, those with equal pasts once."""
-    states: int = 0
-    """Images judged, one that arises at several points counted at each."""
-    distinct: int = 0
-    """Images with different contents: each was recovered by SQLite and looked at by SQL."""
     reopened: int = 0
     """Images that the whole engine opened, checked and went on with."""
-    seconds: float = 0.0
-    """Wall time for the crashes."""
-    wrong: Counter[str] = attrs.field(factory=Counter)
-    """Images by verdict."""
     findings: list[Finding] = attrs.field(factory=list)
-    """The first of them."""
-
-    @property
-    def lost(self) -> int:
-        """Images in which something acknowledged is missing."""
-        return self.wrong["lost"]
-
-    @property
-    def half_applied(self) -> int:
-        """Images whose content was never committed."""
-        return self.wrong["half"]
-
-    @property
-    def distinct_per_second(self) -> float:
-        """Distinct images made, opened and judged in a second, the engine's reopening included."""
-        return self.distinct / self.seconds if self.seconds else 0.0
+    """The first that were judged wrong."""
 
 
 @attrs.frozen

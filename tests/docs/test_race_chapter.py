@@ -4,14 +4,14 @@ import os
 import re
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from tests.support.readers import PLUGIN
+
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTER = (ROOT / "README.md").read_text(encoding="utf-8").split("## Find a race in your own trio code")[1].split("\n## ")[0]
-INSTALLED = any(entry.name == "engine_simulation" for entry in metadata.entry_points(group="pytest11"))
 
 
 def files() -> list[tuple[str, str]]:
@@ -33,9 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What a reader's pytest says."""
-    plugin = () if INSTALLED else ("-p", "engine.simulation.plugin")
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
-    command = [sys.executable, "-m", "pytest", "-q", *plugin, *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", *PLUGIN, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 

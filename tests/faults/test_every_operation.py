@@ -2,7 +2,7 @@
 
 The first part of a run begins a new log, the second goes on with one that a killed process left unfinished. Each run ends
 like a kill: the file is looked at as the disk has it before the engine closes, and once more after it closed.
-FAULTS_EVERY=1 in the environment takes every n where a plain run takes every sixth or tenth.
+FAULTS_EVERY=1 in the environment takes every n where a plain run takes every tenth or sixteenth.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EACH = [
 """What there is little of: every single one fails once. Writes to the WAL are many and alike: the modes below take them."""
 MANY = {("read", "wal"): 20, ("write", "main"): 10}
 """Hundreds of a run that are alike: every so many of them."""
-MODES = [("eio", False, 6), ("eio", True, 10), ("full", False, 10), ("full", True, 10), ("short", False, 10)]
+MODES = [("eio", False, 10), ("eio", True, 16), ("full", False, 16), ("full", True, 16), ("short", False, 16)]
 
 
 @pytest.fixture(autouse=True)

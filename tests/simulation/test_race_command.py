@@ -13,29 +13,23 @@ import pytest
 from click.testing import CliRunner, Result
 
 from engine.cli import engine
+from tests.support.readers import LOST_UPDATE
 
 NAME = "naive/1 late part"
 
-OWN = """
+OWN = (
+    """
 from engine.simulation import point
 
-async def lost_update(sim):
-    x = [0]
-    async def add():
-        await point("read", reads=("x",))
-        seen = x[0]
-        await point("write", writes=("x",))
-        x[0] = seen + 1
-    async with sim.actors() as actors:
-        actors.start("one", add)
-        actors.start("two", add)
-    assert x[0] == 2
-
+async def lost_update(sim):"""
+    + LOST_UPDATE
+    + """
 async def alone():
     await point("only")
 
 nothing = 3
 """
+)
 
 
 def race(*arguments: str) -> Result:

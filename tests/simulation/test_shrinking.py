@@ -383,14 +383,14 @@ def test_what_an_ordering_names_is_shown_where_there_is_little_room() -> None:
 def test_a_corpus_keeps_the_newest_first_and_a_number_of_them(tmp_path: Path) -> None:
     """A failure that comes again moves to the front; the oldest go; tests do not share files."""
     corpus = Corpus(tmp_path / "made")
-    for number in range(ENTRIES_MAX + 3):
+    for number in range(1, ENTRIES_MAX + 4):
         corpus.save("tests/a.py::test[1]", Saved(f"c1:a#b[{number}]>c#d", number, "why"))
     corpus.save("tests/a.py::test[1]", Saved("c1:a#b[9]>c#d", 9, "again"))
     corpus.save("tests/a.py::test-1-", Saved("c1:x#y>z#w", 0))
     found = corpus.saved("tests/a.py::test[1]")
     assert len(found) == ENTRIES_MAX
     assert found[0] == Saved("c1:a#b[9]>c#d", 9, "again")
-    assert [entry.seed for entry in found[1:3]] == [ENTRIES_MAX + 2, ENTRIES_MAX + 1]
+    assert [entry.seed for entry in found[1:3]] == [ENTRIES_MAX + 3, ENTRIES_MAX + 2]
     assert len(corpus.saved("tests/a.py::test-1-")) == 1
     assert len(list((tmp_path / "made").iterdir())) == 2
 

@@ -4,7 +4,7 @@ Owns: the simulated disk (`Disk`), its images and operation logs, the images of 
 Must not know: actors, schedules, the controller.
 """
 
-from engine.simulation.disk.campaign import Check, CrashReport, Example, Verdict, crash_campaign
+from engine.simulation.disk.campaign import Check, CrashCounts, CrashReport, Example, Verdict, crash_campaign
 from engine.simulation.disk.checking import Damaged, LogCheck, LogFound, SqlCheck, recover
 from engine.simulation.disk.faults import WAYS, Fault
 from engine.simulation.disk.files import Image, OperationLog, Record
@@ -23,6 +23,7 @@ __all__ = [
     "EVERYTHING",
     "WAYS",
     "Check",
+    "CrashCounts",
     "CrashReport",
     "Damaged",
     "Decide",

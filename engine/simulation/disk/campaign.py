@@ -49,20 +49,19 @@ class Example:
 
 
 @attrs.define
-class CrashReport:
-    """What a campaign found. Counts of verdicts are of distinct images."""
+class CrashCounts:
+    """What crashes left, in numbers. Counts of verdicts are of distinct images."""
 
     points: int = 0
     """Moments at which the disk crashed."""
     states: int = 0
     """Images judged, one that arises at several points counted at each."""
     distinct: int = 0
-    """Images with different contents: each was opened."""
+    """Images with different contents: each was recovered by SQLite and looked at."""
     seconds: float = 0.0
+    """Wall time for the crashes."""
     wrong: Counter[str] = attrs.field(factory=Counter)
-    examples: list[Example] = attrs.field(factory=list)
-    outcomes: dict[Any, Image] = attrs.field(factory=dict, repr=False)
-    """Each different thing that was found, with the first image in which it was."""
+    """Images by verdict."""
 
     @property
     def lost(self) -> int:
@@ -71,13 +70,8 @@ class CrashReport:
 
     @property
     def half_applied(self) -> int:
-        """Images in which a part of something is there and a part is not."""
+        """Images in which a part of something is there and a part is not: their content was never committed."""
         return self.wrong["half"]
-
-    @property
-    def gaps(self) -> int:
-        """Images in which something is missing that is older than something that is there."""
-        return self.wrong["gap"]
 
     @property
     def corrupt(self) -> int:
@@ -88,6 +82,20 @@ class CrashReport:
     def distinct_per_second(self) -> float:
         """Distinct images made, opened and judged in a second."""
         return self.distinct / self.seconds if self.seconds else 0.0
+
+
+@attrs.define
+class CrashReport(CrashCounts):
+    """What a campaign over one log found."""
+
+    examples: list[Example] = attrs.field(factory=list)
+    outcomes: dict[Any, Image] = attrs.field(factory=dict, repr=False)
+    """Each different thing that was found, with the first image in which it was."""
+
+    @property
+    def gaps(self) -> int:
+        """Images in which something is missing that is older than something that is there."""
+        return self.wrong["gap"]
 
 
 def crash_campaign(
