@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from engine.errors import DuplicateIdError, UnknownSessionError
-from engine.events import Envelope, MessageRemoved, MessageUpdated, PartUpdated, RecordedEvent, UsageRecorded
+from engine.errors import DuplicateIdError, UnknownSessionError, WrongExpectedSeqError
+from engine.events import Envelope, MessageRemoved, MessageUpdated, PartUpdated, RecordedEvent, SessionNoted, UsageRecorded
 from engine.runtime import Workspace
 from engine.simulation.oracles import must
 from engine.simulation.scenarios.declaring import Program, Scenario
@@ -106,7 +106,38 @@ def refused_neighbour(noise: int) -> Program:
     return scenario
 
 
+def compare_and_append(noise: int) -> Program:
+    """Actors read where the session stands, and append only if nobody was quicker: of each place one of them wins."""
+
+    async def scenario(sim: Simulation) -> None:
+        async with sim.engine() as engine:
+            session = await engine.create_session("s")
+            won: list[int] = []
+            lost = 0
+
+            async def contender(name: str) -> None:
+                nonlocal lost
+                for number in range(2):
+                    seq = (await log_of(engine))[-1].seq
+                    try:
+                        receipt = await session.append(SessionNoted(f"{name}.{number}", "k"), expected_seq=seq)
+                    except WrongExpectedSeqError:
+                        lost += 1
+                        continue
+                    must(receipt.seq == seq + 1, "the winner comes right behind what it saw", (seq, receipt))
+                    won.append(seq)
+
+            async with sim.actors() as actors:
+                works = [(name, lambda name=name: contender(name)) for name in ("left", "right")]
+                start_all(sim, actors, noise, noise_on(engine), *works)
+            must(len(set(won)) == len(won), "one place has one winner", won)
+            sim.sometimes("somebody was too late", lost > 0)
+
+    return scenario
+
+
 ENGINE: Final[tuple[Scenario, ...]] = (
     on_engine("6 workspaces", "Two workspaces use the same ids at once.", workspaces, "cut"),
+    on_engine("6 expected seq", "Actors append where the session stands, if it still does.", compare_and_append, "cut"),
     on_engine("6 refused neighbour", "Refused appends share transactions with others.", refused_neighbour, "cut"),
 )
