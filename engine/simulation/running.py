@@ -196,7 +196,17 @@ def run(
         forced=controller.plan.forced,
     )
     result.exact = not plan.fingerprint or result.digest.startswith(plan.fingerprint)
+    _let_go(controller)
     return result
+
+
+def _let_go(controller: Controller) -> None:
+    """Forget the tasks, which all know each other: what is left of a run should not need the garbage collector."""
+    for known in (controller.actors, controller.objects, controller.can):
+        known.clear()
+    for listed in (controller.ready, controller.held, controller.after_step, controller.replies, controller.thrown):
+        listed.clear()
+    controller.clock.when_idle = controller.nobody_waits = controller.on_receipt = controller.root = None
 
 
 def _drive(
