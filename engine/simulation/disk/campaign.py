@@ -78,11 +78,6 @@ class CrashCounts:
         """Images that do not open, or are damaged."""
         return self.wrong["corrupt"]
 
-    @property
-    def distinct_per_second(self) -> float:
-        """Distinct images made, opened and judged in a second."""
-        return self.distinct / self.seconds if self.seconds else 0.0
-
 
 @attrs.define
 class CrashReport(CrashCounts):

@@ -19,8 +19,6 @@ from typing import Final
 import apsw
 import attrs
 
-OPERATIONS: Final = ("open", "read", "write", "sync", "truncate", "delete", "lock")
-
 WAYS: Final[dict[str, tuple[str, ...]]] = {
     "open": ("eio", "cantopen", "full", "crash"),
     "read": ("eio", "short", "crash"),

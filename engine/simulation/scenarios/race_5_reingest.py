@@ -22,7 +22,6 @@ CREATE TABLE event(id TEXT PRIMARY KEY, s TEXT NOT NULL, seq INT NOT NULL);
 CREATE UNIQUE INDEX event_seq ON event(s, seq);
 INSERT INTO event VALUES('s.1', 's', 1), ('s.2', 's', 2), ('s.3', 's', 3);
 """
-_INDEX: Final = "CREATE UNIQUE INDEX event_seq ON event(s, seq)"
 _CLEAR: Final = "DELETE FROM event WHERE s = ?"
 
 

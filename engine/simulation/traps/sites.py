@@ -47,11 +47,6 @@ def caller(frame: FrameType | None, passing: frozenset[str] = frozenset()) -> tu
     return None, through
 
 
-def called_by_library(frame: FrameType) -> bool:
-    """Whether the nearest caller is the standard library or one of `LIBRARIES`, so not the program itself."""
-    return _kind_of(frame.f_globals.get("__name__", "")) != _PROGRAM
-
-
 def place(frame: FrameType) -> str:
     """A frame as `file:line in function`; the file as seen from the working directory, where it lies below it."""
     return place_of(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname)
