@@ -43,8 +43,6 @@ class Append(Command):
     events: tuple[PreparedEvent, ...]
     expected_seq: int | None = None
     strict: bool = False
-    creates: bool = False
-    """The first event is a SessionStarted that must open an incarnation."""
     imported: bool = False
     """The events come from a transcript: each is stored, also one that changes nothing."""
     reply: Reply[Receipt] | None = None

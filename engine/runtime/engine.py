@@ -78,7 +78,7 @@ class Workspace:
         name = session_id if session_id is not None else core.ports.ids.new_id("ses")
         check_id("session_id", name)
         event = SessionStarted(title, parent_id, metadata or {})
-        receipt = await self._append(name, (Envelope(event, event_id) if event_id else event,), creates=True)
+        receipt = await self._append(name, (Envelope(event, event_id) if event_id else event,))
         return Session(core.context, self._workspace, name, receipt.incarnation)
 
     async def session(self, session_id: str) -> Session:
@@ -121,10 +121,10 @@ class Workspace:
         core.check_fork()
         return Importer(self, core.files.reader, core.files.registry, core.ports, core.limits)
 
-    async def import_events(self, session_id: str, envelopes: Sequence[Envelope], *, creates: bool = False) -> Receipt:
+    async def import_events(self, session_id: str, envelopes: Sequence[Envelope]) -> Receipt:
         """Append events of a transcript: each is stored, also one that changes nothing. Durable on return."""
         _check_import(session_id, envelopes)
-        return await self._append(session_id, envelopes, creates=creates, imported=True)
+        return await self._append(session_id, envelopes, imported=True)
 
     async def replace_imported(self, session_id: str, envelopes: Sequence[Envelope]) -> Receipt:
         """Replace what was imported into a session, in one transaction; its followers get a `Reset`."""
@@ -143,16 +143,13 @@ class Workspace:
         await core.registry.actor(self._workspace, session_id).accept(command)
         return await command.reply.wait()
 
-    async def _append(
-        self, session_id: str, events: Sequence[Any], *, creates: bool = False, imported: bool = False
-    ) -> Receipt:
+    async def _append(self, session_id: str, events: Sequence[Any], *, imported: bool = False) -> Receipt:
         core = self._core
         prepared = tuple(prepare(core.files.registry, event, core.limits) for event in events)
         command = Append(
             workspace=self._workspace,
             session_id=session_id,
             events=prepared,
-            creates=creates,
             imported=imported,
             size_bytes=sum(len(p.data) for p in prepared),
             reply=core.ports.reply(),

@@ -150,7 +150,7 @@ class Importer:
         links = [self._link(envelope) for envelope in envelopes]
         reader, workspace = self._reader, self._workspace.name
         if await self._ports.step(lambda: reader.live_session(workspace, name)) is None:
-            written = await self._append(name, envelopes, creates=True)
+            written = await self._append(name, envelopes)
             self._remember(name, links)
             return "new", written
         stored = (await self._all_stored()).get(name)
@@ -160,7 +160,7 @@ class Importer:
         state = await self._compare(name, stored, links)
         if state == "grown":
             try:
-                written = await self._append(name, envelopes[stored.events :], creates=False)
+                written = await self._append(name, envelopes[stored.events :])
             except StorageCorruptError:
                 # An index that lists rows which are not there: only a replacement finds its way around it.
                 state = "replaced"
@@ -186,11 +186,11 @@ class Importer:
         older = beginning is not None and beginning.chain == _chain(links).chain
         return "older" if older else "replaced"
 
-    async def _append(self, name: str, envelopes: Sequence[Envelope], *, creates: bool) -> int:
+    async def _append(self, name: str, envelopes: Sequence[Envelope]) -> int:
         written = 0
         for start in range(0, len(envelopes), CHUNK_EVENTS_MAX):
             chunk = envelopes[start : start + CHUNK_EVENTS_MAX]
-            written += _written(await self._workspace.import_events(name, chunk, creates=creates and start == 0))
+            written += _written(await self._workspace.import_events(name, chunk))
         return written
 
     # --- what is stored -----------------------------------------------------------------------

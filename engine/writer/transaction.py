@@ -253,9 +253,7 @@ class Transactor:
         if state is None or state.session_key is None:
             raise UnknownSessionError(command.session_id)
         kept = replacing.clear(self._log, self._registry, state)
-        imported = Append(
-            workspace=command.workspace, session_id=command.session_id, events=command.events, imported=True, creates=True
-        )
+        imported = Append(workspace=command.workspace, session_id=command.session_id, events=command.events, imported=True)
         start = len(result.written)
         with self._projector.replacing(state.session_key):
             state.session_key = None

@@ -103,7 +103,7 @@ async def test_an_import_that_died_between_two_chunks_is_completed_by_the_next(t
     # given
     long = conversation(300)
     async with open_engine(tmp_path / "a.db") as engine:
-        await engine.import_events("ses_1", long.envelopes[:500], creates=True)
+        await engine.import_events("ses_1", long.envelopes[:500])
     # when
     async with open_engine(tmp_path / "a.db") as engine:
         result = await engine.importer().transcript(transcript(long))
@@ -272,7 +272,7 @@ async def test_a_live_event_that_the_transcript_has_by_now_is_not_kept_twice(tmp
     # given
     start, changed = Envelope(SessionStarted(), "start"), Envelope(SessionNoted("changed", "k"), "n1")
     async with open_engine(tmp_path / "a.db") as engine:
-        await engine.import_events("s", [start, Envelope(SessionNoted("first", "k"), "n1")], creates=True)
+        await engine.import_events("s", [start, Envelope(SessionNoted("first", "k"), "n1")])
         session = await engine.session("s")
         await session.append(Envelope(SessionNoted("live", "k"), "e1"), SessionNoted("kept", "k"))
         # when

@@ -147,7 +147,7 @@ async def test_an_import_is_shown_as_a_rebuild_shows_it(tmp_path, autojump_clock
     async with checked_engine(tmp_path / "a.db", projections=[mine]) as engine:
         announced = MessageUpdated("m", "user")
         events = [Envelope(SessionStarted(), "i0"), Envelope(announced, "i1"), Envelope(announced, "i2")]
-        await engine.import_events("s", events, creates=True)
+        await engine.import_events("s", events)
         assert count_rows(tmp_path / "a.db", "mine") == 2
 
 

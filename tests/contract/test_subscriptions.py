@@ -318,7 +318,7 @@ def imported(*names: str) -> list[Envelope]:
 async def test_replacing_a_session_resets_its_followers(tmp_path, autojump_clock):
     """Live, catching up and by an old cursor, whoever may hold replaced events gets a Reset as the last item."""
     async with checked_engine(tmp_path / "a.db", limits=PAGES_OF_3, dense=False) as engine:
-        await engine.import_events("s", imported(*"abcdefgh"), creates=True)
+        await engine.import_events("s", imported(*"abcdefgh"))
         other = await engine.create_session("other")
         cursor = (await engine.read.log(limit=3)).items[1].cursor
         async with (

@@ -103,7 +103,7 @@ async def test_a_replace_resets_only_its_own_workspace(tmp_path, autojump_clock)
     async with checked_engine(tmp_path / "a.db", dense=False) as engine:
         imported = [Envelope(SessionStarted(), "i0"), Envelope(SessionNoted("n", "k"), "i1")]
         a, b = engine.workspace("a"), engine.workspace("b")
-        await a.import_events("s", imported, creates=True)
+        await a.import_events("s", imported)
         session = await b.create_session("s")
         async with b.log(follow=True) as log:
             assert isinstance(await anext(log), RecordedEvent)

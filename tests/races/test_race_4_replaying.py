@@ -155,7 +155,7 @@ async def test_a_replace_while_a_projection_is_absent_makes_it_start_anew(tmp_pa
     old: list[Any] = [Envelope(SessionStarted(), "i0"), Envelope(ChatOpened("c"), "i1"), Envelope(ChatCounted("c", 5), "i2")]
     new: list[Any] = [Envelope(SessionStarted(), "j0"), Envelope(ChatOpened("c", "again"), "j1")]
     async with checked_engine(path, dense=False, **OWN) as engine:
-        await engine.import_events("s", old, creates=True)
+        await engine.import_events("s", old)
     async with checked_engine(path, dense=False, events=OWN["events"]) as engine:
         await engine.replace_imported("s", new)
     async with checked_engine(path, dense=False, **OWN):
