@@ -35,7 +35,6 @@ class _Case:
     faults: tuple[str, ...] = ()
     mode: str = "macro"
     must_fail: bool = False
-    options: dict[str, Any] = attrs.field(factory=dict)
     arguments: str = ""
     """How the command line names it."""
 
@@ -118,7 +117,6 @@ def _shipped(names: tuple[str, ...], variant: str, noise: int) -> list[_Case]:
             found.faults,
             found.mode,
             found.must_fail,
-            {},
             f"{shlex.quote(found.key)} --noise {noise}",
         )
         for found in chosen
@@ -157,7 +155,6 @@ def _settings(case: _Case, choices: dict[str, Any]) -> Settings:
             mode=case.mode,  # type: ignore[arg-type]
             faults=case.faults,
             replay=choices["replay"],
-            options=case.options,
         )
     except SimulationError as problem:
         raise click.UsageError(str(problem)) from None
