@@ -52,8 +52,6 @@ class Settings:
     """Crash at every operation of the default order too, in every way; only where `faults` has `crash`."""
     exhaustive: bool = False
     """Every schedule that can differ, up to a bound, instead of a strategy's."""
-    options: dict[str, Any] = attrs.field(factory=dict)
-    """More arguments of `run`."""
 
     def __attrs_post_init__(self) -> None:
         if self.limit < 1:
@@ -135,7 +133,7 @@ def check(
         if failure is None:
             failure = _explored(scenario, settings, verdict, on_run)
     if failure is not None and not isinstance(failure.error, CommutationError | DivergedError):
-        verdict.shrunk = shrink(scenario, failure, faults=settings.faults, **settings.options)
+        verdict.shrunk = shrink(scenario, failure, faults=settings.faults)
     return verdict
 
 
@@ -150,7 +148,6 @@ def record(scenario: Scenario, settings: Settings, on_run: Callable[[int, Run], 
         faults=settings.faults,
         failures_max=settings.limit,
         on_run=on_run,
-        **settings.options,
     )
 
 
@@ -163,7 +160,6 @@ def _again(scenario: Scenario, settings: Settings, entry: Saved, verdict: Verdic
         faults=settings.faults,
         strict=strict,
         **({"seed": entry.seed} if plan.seeded is None else {}),
-        **settings.options,
     )
     verdict.campaign.count(result)
     if not result.failed:
@@ -188,7 +184,6 @@ def _explored(
         "faults": settings.faults,
         "first": first,
         "on_run": on_run,
-        **settings.options,
     }
     if settings.exhaustive:
         campaign: Campaign = explore_exhaustively(scenario, **common)
@@ -206,7 +201,7 @@ def crashes_everywhere(scenario: Scenario, settings: Settings) -> list[str]:
     """The default order with a crash before each of its named operations: the process alone, and every power failure."""
     from engine.simulation.hosting import POWER_IMAGES
 
-    default = replay(scenario, "", mode=settings.mode, seed=settings.seed, faults=settings.faults, **settings.options)
+    default = replay(scenario, "", mode=settings.mode, seed=settings.seed, faults=settings.faults)
     ways = ("process", *(f"power/{number}" for number in range(POWER_IMAGES)))
     mode: Mode | None = "await" if settings.mode == "await" else None
     return [
