@@ -22,7 +22,7 @@ import trio
 
 from engine.events import Receipt
 from engine.limits import Limits
-from engine.ports import Ports
+from engine.ports import Clock, Ids, Ports
 from engine.runtime import Engine, open_engine, open_files
 from engine.simulation.actors import Actor
 from engine.simulation.controller import Controller
@@ -39,7 +39,7 @@ from engine.simulation.errors import InvariantError, UnansweredError
 from engine.simulation.listening import collected, heard
 from engine.simulation.oracles import check_log, check_receipts
 from engine.simulation.primitives import wrapped
-from engine.simulation.virtual import EPOCH_MS, SeededIds, VirtualClock
+from engine.simulation.virtual import EPOCH_MS, SeededIds
 from engine.subscriptions import Hub
 from engine.writer import Written
 
@@ -47,6 +47,8 @@ POWER_IMAGES: Final = 8
 """Images of a power failure that `crash@...=power/n` can name at one point."""
 ANSWER_WITHIN_S: Final = 120.0
 """Virtual seconds in which an accepted command must be answered: more than every limit of the engine together."""
+DISK_SEED: Final = 0
+"""Of SQLite's own randomness, in every run."""
 DATABASE: Final = "sim.db"
 
 
@@ -85,14 +87,13 @@ class _Shared:
     def __init__(self) -> None:
         self.recorder: Recorder | None = None
         self.disk: Disk | None = None
-        self.now_ms = EPOCH_MS
         self.templates: dict[tuple[Any, ...], Image] = {}
-        self.checked: set[tuple[str, int, int]] = set()
-        """Final states that passed every check."""
+        self.checked: set[tuple[Any, ...]] = set()
+        """Final states that passed every check, each with what it was checked with."""
 
     def get(self) -> Disk:
         if self.disk is None:
-            self.disk = Disk(clock=lambda: self.now_ms)
+            self.disk = Disk(clock=lambda: EPOCH_MS, seed=DISK_SEED)
         return self.disk
 
 
@@ -102,9 +103,11 @@ _shared = _Shared()
 class Host:
     """The simulated machine of one run."""
 
-    def __init__(self, controller: Controller, seed: int, *, kinds: Collection[str]) -> None:
+    def __init__(self, controller: Controller, seed: int, *, kinds: Collection[str], clock: Clock, ids: Ids) -> None:
         self._controller = controller
         self._seed = seed
+        self._clock = clock
+        self._ids = ids
         self._recording = "crash" in kinds
         self._failing = "fault" in kinds
         self._stack = ExitStack()
@@ -119,8 +122,6 @@ class Host:
         """With what each log was opened last, by its path."""
         self._cores: list[Any] = []
         self._hub: Hub | None = None
-        self._ids = SeededIds(self._random)
-        self._streams: dict[str, random.Random] = {}
         self.receipts: list[Receipt] = []
         """What was acknowledged before any crash of its process, in order."""
         self.logged: list[logging.LogRecord] = []
@@ -148,12 +149,6 @@ class Host:
         self.disk.heal()
         self._stack.close()
 
-    def _random(self, name: str) -> random.Random:
-        stream = self._streams.get(name)
-        if stream is None:
-            stream = self._streams[name] = random.Random(f"{self._seed} {name}")
-        return stream
-
     def ports(self) -> Ports:
         """The engine's ports into this simulation."""
         mailboxes: list[SimulatedMailbox] = []
@@ -164,7 +159,7 @@ class Host:
             return made
 
         return Ports(
-            clock=VirtualClock(),
+            clock=self._clock,
             ids=self._ids,
             mailbox=mailbox,
             reply=SimulatedReply,
@@ -193,12 +188,13 @@ class Host:
                 self._cores.remove(engine._core)
 
     def _begin(self, path: str, options: dict[str, Any]) -> None:
-        events: Sequence[Any] = tuple(options.get("events", ()))
-        projections: Sequence[Any] = tuple(options.get("projections", ()))
+        events, projections = _definitions(options)
         key = (path, events, projections)
         image = _shared.templates.get(key)
         if image is None:
             image = _shared.templates[key] = _make_template(self.disk, path, events, projections)
+            # Making it drew random numbers (a WAL's salts): the run that makes it is to go on like every other one.
+            self.disk.reseed(DISK_SEED)
         self.disk.restore(image)
         self._record()
         if self._failing or self._recording:
@@ -319,17 +315,12 @@ class Host:
         for path, options in self.options.items():
             name = path.removeprefix(f"{self.disk.directory}/")
             files = [self.disk.content(part) for part in (name, f"{name}-wal") if part in self.disk.names()]
-            key = (path, hash(tuple(files)), hash(receipts))
+            events, projections = _definitions(options)
+            told = receipts if self.dense and len(self.options) == 1 else ()
+            key = (path, events, projections, self.dense, hash(tuple(files)), hash(told))
             if key in _shared.checked:
                 continue
-            check_log(
-                path,
-                events=options.get("events", ()),
-                projections=options.get("projections", ()),
-                dense=self.dense,
-                receipts=receipts if self.dense and len(self.options) == 1 else (),
-                vfs=self.disk.name,
-            )
+            check_log(path, events=events, projections=projections, dense=self.dense, receipts=told, vfs=self.disk.name)
             _shared.checked.add(key)
 
     # --- failing ------------------------------------------------------------------------------------
@@ -353,6 +344,11 @@ class Host:
             self._controller.plan.cannot("fault", ("disk", label, number))
             return None
         return how
+
+
+def _definitions(options: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The events and projections that an engine is opened with."""
+    return tuple(options.get("events", ())), tuple(options.get("projections", ()))
 
 
 def _make_template(disk: Disk, path: str, events: Sequence[Any], projections: Sequence[Any]) -> Image:

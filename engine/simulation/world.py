@@ -124,7 +124,7 @@ class Simulation:
         if self._host is None:
             from engine.simulation.hosting import Host
 
-            self._host = Host(self.controller, self.seed, kinds=self.kinds)
+            self._host = Host(self.controller, self.seed, kinds=self.kinds, clock=self.clock, ids=self.ids)
         return self._host
 
     def engine(self, name: str = "sim.db", **options: Any) -> AbstractAsyncContextManager[Engine]:

@@ -99,7 +99,7 @@ async def replaced(sim: Simulation) -> None:
 def test_no_crash_of_a_scenario_loses_or_halves_anything(scenario: Any, faults: tuple[str, ...]) -> None:
     """With durability="full", whatever the schedule and wherever the power fails, what was acknowledged is there, whole."""
     found = overlay(
-        scenario, schedules=30, strategy="random", faults=faults, states_max=2_500, images_per_point=4, reopen_every=200
+        scenario, schedules=50, strategy="random", faults=faults, states_max=2_500, images_per_point=5, reopen_every=200
     )
     assert found.logs >= 4
     assert found.distinct >= 1_500
