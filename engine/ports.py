@@ -1,7 +1,7 @@
 """The injected primitives: what an actor uses to reach the world.
 
-Owns: the mailbox, the one-shot reply, the clock, ids, the step that runs SQL, spawning, and the bundle (`Ports`)
-that the composition root hands down. Must not know: events, SQL, or who sends what.
+Owns: the mailbox, the one-shot reply, the clock, ids, the step that runs SQL, spawning, the network, and the bundle
+(`Ports`) that the composition root hands down. Must not know: events, SQL, or who sends what.
 Invariants: one receiver per mailbox, FIFO among senders, nothing accepted is lost to cancellation; a reply is resolved
 once and wakes one waiter once; an interrupt from the keyboard never falls between a wake and its note (trio would die
 of the second wake). Time for deadlines is trio's own clock (`trio.current_time`), which trio lets a test replace; the
@@ -11,6 +11,7 @@ clock here is the wall clock that gets stored.
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -259,6 +260,42 @@ class Sync(Protocol):
         """Release what it holds. Idempotent."""
 
 
+@attrs.frozen(kw_only=True)
+class Listening:
+    """What `Network.listen` opened."""
+
+    listeners: tuple[trio.abc.Listener[trio.abc.Stream], ...]
+    """To be served with `trio.serve_listeners`; all of them have the one port."""
+    port: int
+    """The port they listen on: the one asked for, or the one that was free where 0 was asked for."""
+
+
+class Network(Protocol):
+    """Opens byte streams. TLS is put on top by whoever uses them."""
+
+    async def connect(self, host: str, port: int) -> trio.abc.Stream:
+        """A stream to somebody who listens there. Raises `OSError`."""
+
+    async def listen(self, host: str, port: int) -> Listening:
+        """Listen on every address of the host. Raises `OSError` where the port is taken or the host is not this one."""
+
+
+class TcpNetwork:
+    """The machine's own TCP."""
+
+    async def connect(self, host: str, port: int) -> trio.abc.Stream:
+        return await trio.open_tcp_stream(host, port)
+
+    async def listen(self, host: str, port: int) -> Listening:
+        opened = await trio.open_tcp_listeners(port, host=host)
+        if port == 0 and len(opened) > 1:
+            # Each address got a port of its own: keep to the first one's.
+            for listener in opened[1:]:
+                await listener.aclose()
+            opened = opened[:1]
+        return Listening(listeners=tuple(opened), port=opened[0].socket.getsockname()[1])
+
+
 class SystemClock:
     """The machine's wall clock."""
 
@@ -310,5 +347,8 @@ class Ports:
     spawn: Spawn = spawn_in_nursery
     start_sync: Callable[[str], Awaitable[Sync]] | None = None
     """Starts what syncs the log at a path where COMMIT shall not; None is the engine's helper process."""
+    network: Network = attrs.field(factory=TcpNetwork)
+    random: Callable[[], float] = random.random
+    """A number from 0 to below 1: spreads the retries of many clients."""
     vfs: str | None = None
     """Name of the SQLite VFS for every connection; None is the platform's own."""
