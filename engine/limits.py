@@ -76,3 +76,81 @@ class Limits:
     """Size of the WAL at which the writer checkpoints between two batches (SQLite's own default: 1,000 pages)."""
     slow_sync_s: float = 0.002
     """A disk whose sync takes longer gets the sync helper process, so that a commit never stops the loop."""
+
+
+@attrs.frozen(kw_only=True)
+class ServerLimits:
+    """Limits of one WebSocket server. Counts unless the name ends in a unit; `_s` is seconds, `_bytes` octets of UTF-8.
+
+    A client that does not read costs at most `subscriptions_max` times (`buffer_bytes_max` + `page_bytes_max` + one frame),
+    beside its socket's buffers in the kernel; a buffered event is shared by all who wait for it.
+    """
+
+    connections_max: int = 2_000
+    """Connections at a time; one more is refused with HTTP 503 before the upgrade."""
+    handshake_s: float = 10.0
+    """How long the upgrade, and then the token, may take."""
+    frame_bytes_max: int = 4 * 1024 * 1024
+    """The largest message from a client. The largest tool results seen in real transcripts are below 1 MiB."""
+    malformed_max: int = 20
+    """Malformed frames of a connection before it is closed: one may be a mistake, a flood is none."""
+    subscriptions_max: int = 32
+    """Subscriptions of one connection at a time."""
+    commands_max: int = 64
+    """Commands of one connection that are being carried out; beyond, the next frame waits in the socket."""
+    commands_bytes_max: int = 16 * 1024 * 1024
+    """The same in bytes of their frames."""
+    frames_per_s: float = 1_000.0
+    """Sustained rate at which frames of one connection are read; beyond, they wait in the socket: nothing is refused."""
+    frames_burst: int = 2_000
+    """Frames that may come at once."""
+
+    events_max: int = 256
+    """Events of one `events` frame."""
+    events_bytes: int = 64 * 1024
+    """Above this size a frame takes no further event: small enough that others on the connection are not held up."""
+    buffer_events_max: int = 1_000
+    """Committed events that wait for one subscription before it is lagging and reads the log instead."""
+    buffer_bytes_max: int = 1024 * 1024
+    """The same in bytes of encoded events."""
+    page_events_max: int = 200
+    """Events of one read of the log while catching up: it runs on the loop, so it must stay short."""
+    page_bytes_max: int = 256 * 1024
+    """The same in bytes; one larger event still makes a page."""
+    answers_kept_max: int = 10_000
+    """Answers to `stop` that are kept for a client that asks again: what they ended lives no longer than the process."""
+
+    ping_s: float = 20.0
+    """The server pings this often, and waits as long for the pong: below the 60 s of common proxies."""
+    stalled_s: float = 60.0
+    """A connection whose socket takes nothing for so long is closed."""
+    idle_s: float = 300.0
+    """A connection without a subscription that sends nothing for so long is closed."""
+    shutdown_s: float = 5.0
+    """How long a server that ends waits for running commands and for closing handshakes."""
+
+
+@attrs.frozen(kw_only=True)
+class ClientLimits:
+    """Limits of one client. Counts unless the name ends in a unit; `_s` is seconds, `_bytes` octets of UTF-8."""
+
+    connect_s: float = 10.0
+    """How long `connect` tries to reach a server at first, and how long one attempt may take later."""
+    retry_first_s: float = 0.1
+    """Pause before the first attempt to connect again; it doubles with each one, and each is spread at random."""
+    retry_max_s: float = 10.0
+    """The longest such pause."""
+    frame_bytes_max: int = 64 * 1024 * 1024
+    """The largest message from a server: one event or message may be as large as the engine lets it be."""
+    commands_max: int = 64
+    """Commands that wait for their answer; beyond, callers wait. The server's own limit counts where it is lower."""
+    posts_events_max: int = 1_000
+    """Posted events kept until they are known to be durable; at this many the client asks, and callers wait."""
+    posts_bytes_max: int = 4 * 1024 * 1024
+    """The same in bytes of their frames."""
+    buffer_events_max: int = 10_000
+    """Events that wait for the reader of one log before it is lagging: then the server is asked for them again."""
+    buffer_bytes_max: int = 16 * 1024 * 1024
+    """The same in bytes."""
+    ping_s: float = 20.0
+    """The client pings this often, and waits as long for the pong, before it connects again."""

@@ -1,6 +1,6 @@
 """Events: definition, registry, versions and upcasters, codec, and the agent-session vocabulary."""
 
-from engine.events.codec import PreparedEvent, decode, digest, encode, encode_checked, prepare, to_json
+from engine.events.codec import PreparedEvent, decode, digest, encode, encode_checked, parse, prepare, to_json
 from engine.events.definition import EventType, Registry, definition_of, event
 from engine.events.model import (
     APPLIED,
@@ -107,6 +107,7 @@ __all__ = [
     "encode",
     "encode_checked",
     "event",
+    "parse",
     "prepare",
     "to_json",
 ]

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from engine.errors import EventTooLargeError, InvalidEventError
+from engine.errors import EventTooLargeError, InvalidEventError, UnregisteredEventError
 from engine.events.definition import EventType, Registry
 from engine.events.model import Envelope, UnknownEvent
 from engine.limits import ID_CHARS_MAX, JSON_DEPTH_MAX, Limits
@@ -103,6 +103,29 @@ def decode(registry: Registry, type_name: str, version: int, data: str) -> Any:
         # Upcasters and the validators of an event class are the user's code, and may raise anything.
         log.debug("event %r version %d cannot be read: %r", type_name, version, problem)
     return UnknownEvent(type_name, version, data)
+
+
+def parse(registry: Registry, type_name: str, data: bytes) -> Any:
+    """The event of a JSON object that came from outside, in the type's current version, for `append`.
+
+    Raises `UnregisteredEventError` for a type that this engine does not know, and `InvalidEventError` for fields of a wrong
+    type, missing ones, and ones that the type does not have.
+    """
+    definition = registry.named(type_name)
+    if definition is None:
+        raise UnregisteredEventError(type_name)
+    try:
+        event = definition.decoder.decode(data)
+        given = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except UnicodeEncodeError:
+        raise InvalidEventError(type_name, "text with a lone surrogate cannot be stored") from None
+    except (ValueError, TypeError, RecursionError, msgspec.MsgspecError) as problem:
+        raise InvalidEventError(type_name, str(problem)) from None
+    known = {field.name for field in attrs.fields(definition.cls)}
+    unknown = next((name for name in given if name not in known), None)
+    if unknown is not None:
+        raise InvalidEventError(type_name, f"it has no field {unknown[:100]!r}")
+    return event
 
 
 def digest(type_name: str, version: int, data: bytes) -> bytes:

@@ -15,7 +15,7 @@ import trio
 
 from engine.commands import Append, Replace
 from engine.errors import InvalidArgumentError, UnknownSessionError
-from engine.events import START, After, Envelope, Receipt, SessionStarted, prepare
+from engine.events import START, After, Envelope, Receipt, SessionStarted, parse, prepare
 from engine.limits import ID_CHARS_MAX, Limits
 from engine.maintenance import SweepReport
 from engine.ports import Ports
@@ -81,10 +81,21 @@ class Workspace:
         receipt = await self._append(name, (Envelope(event, event_id) if event_id else event,))
         return Session(core.context, self._workspace, name, receipt.incarnation)
 
-    async def session(self, session_id: str) -> Session:
-        """A handle on a live session, or `UnknownSessionError`."""
+    async def session(self, session_id: str, *, incarnation: int | None = None) -> Session:
+        """A handle on a live session, or `UnknownSessionError`.
+
+        With `incarnation` the handle is bound to that life of the id, and nothing is looked up: for whoever got the number
+        from a receipt or from another process. Its writes are skipped as `removed` where that life has ended, and refused
+        with `UnknownSessionError` where it never began.
+        """
         core = self._core
         core.check_fork()
+        if incarnation is not None:
+            check_id("session_id", session_id)
+            if type(incarnation) is not int or incarnation < 1:
+                raise InvalidArgumentError("incarnation", f"expected 1 or more, found {incarnation!r:.60}")
+            await trio.lowlevel.checkpoint()
+            return Session(core.context, self._workspace, session_id, incarnation)
         await trio.lowlevel.checkpoint()
         reader = core.files.reader
         incarnation = await core.ports.step(lambda: reader.live_session(self._workspace, session_id))
@@ -112,6 +123,13 @@ class Workspace:
             session_id=session_id,
             skipped=skipped,
         )
+
+    def parse_event(self, type_name: str, data: bytes) -> Any:
+        """The event of a JSON object that came from outside, as `append` takes it (see `engine.events.parse`).
+
+        Raises `UnregisteredEventError` and `InvalidEventError`; nothing was written.
+        """
+        return parse(self._core.files.registry, type_name, data)
 
     # --- for importers ------------------------------------------------------------------------
 

@@ -8,7 +8,15 @@ import attrs
 import pytest
 
 from engine import errors
-from engine.errors import NOTHING, UNKNOWN, EngineError, OutcomeUnknownError, WrongExpectedSeqError
+from engine.errors import (
+    NOTHING,
+    UNANSWERED,
+    UNKNOWN,
+    ConnectionLostError,
+    EngineError,
+    OutcomeUnknownError,
+    WrongExpectedSeqError,
+)
 
 ALL = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, EngineError)]
 
@@ -23,7 +31,7 @@ def test_every_error_says_on_one_line_whether_anything_was_written(cls):
     """The effect is the last part of the message."""
     text = str(example(cls))
     assert "\n" not in text
-    assert text.endswith(UNKNOWN if cls is OutcomeUnknownError else NOTHING)
+    assert text.endswith({OutcomeUnknownError: UNKNOWN, ConnectionLostError: UNANSWERED}.get(cls, NOTHING))
     assert cls.__doc__
 
 

@@ -1,0 +1,1 @@
+"""The WebSocket server: its protocol (pure), who may connect, and the sockets."""
