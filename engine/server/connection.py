@@ -51,6 +51,7 @@ class Connection:
         self._commands: Commands | None = None
         self._workspace: ServedWorkspace | None = None
         self._followings: dict[str, Following] = {}
+        self._admitted = False
         self._nursery: trio.Nursery | None = None
         """Where its own tasks run; None before and after its life."""
         self._pulse = Pulse(shared.limits, trio.current_time())
@@ -71,15 +72,16 @@ class Connection:
                 try:
                     await self._live(nursery)
                 finally:
-                    # What is being written is not cancelled: it ends with the stream.
-                    self._nursery = None
-                    self._changed.set()
-                    await self._wire.hang_up()
+                    if self._nursery is not None:
+                        # What is being written is not cancelled: it ends with the stream.
+                        self._nursery = None
+                        self._notify()
+                        await self._wire.hang_up()
                     nursery.cancel_scope.cancel()
         except Exception as problem:
-            # Also what the library raises when a peer sends what it did not expect.
-            self._failed(problem)
+            await self._failed(problem)
         finally:
+            await self._wire.hang_up()
             self._shared.counters.bytes_sent += self._wire.sent_bytes
             self._shared.counters.frames_malformed += self.protocol.malformed
 
@@ -89,7 +91,7 @@ class Connection:
                 admitted = await self._let_in(nursery)
                 if admitted is None:
                     return
-                self._nursery = nursery
+                self._admitted, self._nursery = True, nursery
                 self._spawn(self._watch, "pulse")
                 await self._serve(admitted)
             await self._end()
@@ -179,11 +181,13 @@ class Connection:
                 self.end(code, reason)
             case frames.Subscribe():
                 assert self._workspace is not None
-                following = Following(self._shared, self._workspace, received, self)
-                self._followings[received.id] = following
-                self._spawn(partial(self._follow, received.id, following), f"subscription {received.id:.50}")
+                begun = self._followings[received.id] = Following(self._shared, self._workspace, received, self)
+                self._spawn(partial(self._follow, received.id, begun), f"subscription {received.id:.50}")
             case frames.Unsubscribe():
-                self._followings.pop(received.id).end()
+                # It is not there where the engine's end has ended it.
+                following = self._followings.pop(received.id, None)
+                if following is not None:
+                    following.end()
                 self._say(self.protocol.unsubscribe(received.id))
             case frames.Auth():
                 raise AssertionError("the protocol lets nobody authenticate twice")
@@ -204,7 +208,7 @@ class Connection:
     async def _wait_for_room(self) -> None:
         while not (self.protocol.has_room and self._can_be_told):
             with self._not_listening():
-                await self._change()
+                await self._changed.wait()
 
     @property
     def _can_be_told(self) -> bool:
@@ -212,9 +216,10 @@ class Connection:
         wire, limits = self._wire, self._limits
         return wire.said_count < limits.commands_max and wire.said_chars < limits.buffer_bytes_max
 
-    async def _change(self) -> None:
+    def _notify(self) -> None:
+        """Wake whoever waits for room, or for the commands to end."""
+        self._changed.set()
         self._changed = trio.Event()
-        await self._changed.wait()
 
     @contextmanager
     def _not_listening(self) -> Iterator[None]:
@@ -248,7 +253,7 @@ class Connection:
         try:
             while self._wire.said_count:
                 await self.send(lambda: None)
-                self._changed.set()
+                self._notify()
         except GONE:
             self.end(frames.NORMAL, "")
         finally:
@@ -278,11 +283,11 @@ class Connection:
     async def room(self) -> None:
         """Wait until a large answer may be made: nobody to be told is room enough."""
         while self._nursery is not None and not self._can_be_told:
-            await self._change()
+            await self._changed.wait()
 
     def _said_of_command(self, text: str | None) -> None:
         self._say(text)
-        self._changed.set()
+        self._notify()
 
     # --- the end --------------------------------------------------------------------------------------
 
@@ -304,18 +309,15 @@ class Connection:
 
     async def _end(self) -> None:
         code, reason = self._verdict or (frames.NORMAL, "")
-        if code == frames.GOING_AWAY and self.protocol.grant is not None:
-            assert self._farewell_until is not None
-            with trio.move_on_at(self._farewell_until):
-                await self._wire.flush()
-                closing = self.protocol.closing(reason)
-                for following in self._followings.values():
-                    following.end()
-                self._wire.say(closing)
-                await self._wire.flush()
-                while self.protocol.commands:
-                    await self._change()
-                await self._wire.flush()
+        until = self._farewell_until or trio.current_time() + self._limits.shutdown_s
+        with trio.move_on_at(until):
+            if code == frames.GOING_AWAY and self.protocol.grant is not None:
+                await self._wire.send(lambda: self.protocol.closing(reason))
+            for following in self._followings.values():
+                following.end()
+            while code == frames.GOING_AWAY and self.protocol.commands:
+                await self._changed.wait()
+            await self._wire.flush()
         await self._socket.close(code, reason, self._limits.shutdown_s)
 
     async def _watch(self) -> None:
@@ -363,6 +365,13 @@ class Connection:
             log.exception("%s: a bug", self.name)
             self.broke(problem)
 
-    def _failed(self, problem: Exception) -> None:
-        self._shared.counters.closed_failed += 1
-        log.error("%s: it ends because of a bug", self.name, exc_info=problem)
+    async def _failed(self, problem: Exception) -> None:
+        if self._admitted:
+            self._shared.counters.closed_failed += 1
+            log.error("%s: it ends because of a bug", self.name, exc_info=problem)
+            return
+        # The library does not expect everything that can stand in a header.
+        self._shared.counters.refused["handshake"] += 1
+        log.info("%s: refused (handshake): %r", self.name, problem)
+        with trio.move_on_after(self._limits.handshake_s, shield=True):
+            await self._socket.reject_malformed()

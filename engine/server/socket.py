@@ -18,6 +18,8 @@ RECEIVE_BYTES: Final = 16 * 1024
 """Read from the stream at once."""
 QUEUED_MESSAGES: Final = 1
 """Messages that the library reads ahead: one is being handled, one waits, the others stay in the socket."""
+PIECES_BYTES: Final = 1024 * 1024
+"""What pieces of messages may weigh beside their content, and pings between them."""
 LINGER_S: Final = 1.0
 """How long a peer that broke the rules may take to notice the answer."""
 TOO_BIG: Final = 1009
@@ -33,7 +35,8 @@ class Socket:
     """A WebSocket over a stream. Only one task may receive."""
 
     def __init__(self, stream: trio.abc.Stream, *, message_bytes_max: int) -> None:
-        self.wire = Wire(stream)
+        # The library counts characters, reads two messages ahead, and keeps every piece of a third, also empty ones.
+        self.wire = Wire(stream, heard_bytes_max=16 * message_bytes_max + PIECES_BYTES)
         self._bytes_max = message_bytes_max
         self._request: WebSocketRequest | None = None
         self._connection: WebSocketConnection | None = None
@@ -84,6 +87,16 @@ class Socket:
         except ConnectionClosed:
             raise GoneError from None
 
+    async def reject_malformed(self) -> None:
+        """Answer what was no request, where nothing was answered yet. The library's reader must have ended."""
+        if self.wire.sent_bytes:
+            return
+        try:
+            await self.wire.send_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            await self.wire.discard()
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            pass
+
     def _last_words(self) -> bytes | None:
         reason = self._connection.closed if self._connection is not None else None
         if reason is None or reason.code not in _FAULTS:
@@ -110,11 +123,6 @@ class Socket:
     def _size(message: str) -> int:
         return len(message) if message.isascii() else len(message.encode())
 
-    @property
-    def floods(self) -> bool:
-        """Whether more came than any message may have, and no message: pieces without an end, or pings."""
-        return self.wire.heard_bytes > 2 * self._bytes_max + 64 * RECEIVE_BYTES
-
     # --- the end ----------------------------------------------------------------------------------
 
     async def close(self, code: int, reason: str, seconds: float) -> None:
@@ -132,5 +140,9 @@ class Socket:
         reason = self._connection.closed if self._connection is not None else None
         if self._connection is None or (reason is not None and reason.code in (*_FAULTS, TOO_BIG)):
             with trio.move_on_after(LINGER_S):
+                await self.wire.discard()
+        elif self.wire.flooded:
+            with trio.move_on_after(LINGER_S):
+                await self.wire.send_all(close_frame(TOO_BIG, "more came than any message may have"))
                 await self.wire.discard()
         await self.wire.hang_up()

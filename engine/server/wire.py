@@ -50,8 +50,9 @@ class Wire(trio.abc.Stream):
     `aclose` (the library calls it) only ends the use of it; its owner closes the stream itself with `hang_up`.
     """
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, *, heard_bytes_max: int) -> None:
         self._stream = stream
+        self._heard_bytes_max = heard_bytes_max
         self._lock = trio.StrictFIFOLock()
         self._said: deque[str] = deque()
         self._said_chars = 0
@@ -84,6 +85,9 @@ class Wire(trio.abc.Stream):
         self.heard_bytes += len(data)
         if not data:
             self.ended.set()
+        elif self.flooded:
+            self.ended.set()
+            raise trio.BrokenResourceError("more came than any message may have")
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -120,6 +124,11 @@ class Wire(trio.abc.Stream):
         """Queue a text; `flush` writes it, or the next `send` does."""
         self._said.append(text)
         self._said_chars += len(text)
+
+    @property
+    def flooded(self) -> bool:
+        """Whether more came than any message may have, and no message."""
+        return self.heard_bytes > self._heard_bytes_max
 
     async def flush(self) -> None:
         """Write what was said. Cancelled in the middle of a frame, the stream is torn."""
