@@ -67,6 +67,8 @@ class Limits:
     """Committed events that wait for one subscriber before it is lagging and reads the log instead."""
     subscriber_bytes_max: int = 16 * 1024 * 1024
     """The same in bytes of encoded events."""
+    subscription_sessions_max: int = 1_000
+    """Sessions that one reader of the log may name: each costs a few probes of an index when it begins to read."""
     page_items_max: int = 1_000
     """Items of one page of a read: a read runs on the loop, so it must stay short."""
     page_bytes_max: int = 4 * 1024 * 1024

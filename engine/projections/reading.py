@@ -8,7 +8,7 @@ directions; every query names the workspace, so nothing of another one is ever s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 import trio
@@ -203,8 +203,14 @@ class ReadModel:
 
     # --- the log ------------------------------------------------------------------------------
 
-    async def log(self, *, after: After = START, session_id: str | None = None, limit: int = 100) -> Page[RecordedEvent]:
-        """One page of the log of a session or the workspace, after a place. Raises `CursorError`."""
+    async def log(
+        self, *, after: After = START, session_id: str | Collection[str] | None = None, limit: int = 100
+    ) -> Page[RecordedEvent]:
+        """One page of the log after a place: of one session, 1 to `subscription_sessions_max` of them, or the workspace.
+
+        `limit` is 1 to `page_items_max` events; a page also ends at `page_bytes_max`. A session that is not there has no
+        events. Raises `CursorError`, `InvalidArgumentError`.
+        """
         return await self._run(
             lambda: self._reader.page(workspace=self._workspace, after=after, session_id=session_id, limit=limit)
         )

@@ -6,7 +6,7 @@ Owns: the surface of an engine and of a workspace. Must not know: how the parts 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from engine.runtime.core import Core, host
 from engine.runtime.files import Durability, SyncBy, open_files
 from engine.runtime.importing import Importer
 from engine.session import Session, SessionStatistics
+from engine.store import chosen_sessions
 from engine.subscriptions import HubStatistics, LogStream
 from engine.writer import WriterStatistics
 
@@ -104,12 +105,20 @@ class Workspace:
         return Session(core.context, self._workspace, session_id, incarnation)
 
     def log(
-        self, *, after: After = START, follow: bool = False, session_id: str | None = None, skipped: bool = True
+        self,
+        *,
+        after: After = START,
+        follow: bool = False,
+        session_id: str | Collection[str] | None = None,
+        skipped: bool = True,
     ) -> LogStream:
         """`async with engine.log(after=cursor, follow=True) as log: async for item in log: ...`.
 
-        `after`: `START`, `HEAD` or a `Cursor`. `session_id` narrows to one session. `skipped=False` leaves out events that
-        changed nothing. See `LogStream` for what it yields and raises.
+        `after`: `START`, `HEAD` or a `Cursor`. `follow` stays and waits for more. `session_id` narrows to one session, or to
+        several (a collection of 1 to `Limits.subscription_sessions_max` ids); one that is not there has no events yet.
+        `skipped=False` leaves out events that changed nothing. See `LogStream` for what it yields and raises.
+
+        Raises `InvalidArgumentError`; nothing is read before the stream is entered.
         """
         core = self._core
         core.check_fork()
@@ -120,7 +129,7 @@ class Workspace:
             workspace=self._workspace,
             after=after,
             follow=follow,
-            session_id=session_id,
+            sessions=chosen_sessions(session_id, core.limits.subscription_sessions_max),
             skipped=skipped,
         )
 

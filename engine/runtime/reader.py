@@ -8,7 +8,7 @@ call sees one committed state.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,6 +31,7 @@ from engine.store import (
     TypeCount,
     check_and_migrate,
     checkpoints,
+    chosen_sessions,
     connect,
     count_types,
     file_sizes,
@@ -77,7 +78,9 @@ class ReaderWorkspace:
         """The database file."""
         return self._path
 
-    def log(self, *, after: After = START, session_id: str | None = None, skipped: bool = True) -> LogStream:
+    def log(
+        self, *, after: After = START, session_id: str | Collection[str] | None = None, skipped: bool = True
+    ) -> LogStream:
         """`async with reader.log(after=cursor) as log: async for item in log: ...`: everything committed, then the end.
 
         There is no `follow`: only the owner's process knows of a commit when it happens. To poll, open another stream at
@@ -90,7 +93,7 @@ class ReaderWorkspace:
             workspace=self._name,
             after=after,
             follow=False,
-            session_id=session_id,
+            sessions=chosen_sessions(session_id, self._limits.subscription_sessions_max),
             skipped=skipped,
         )
 

@@ -43,15 +43,36 @@ class Actor:
     """The gate driver's: the task as it waits to be resumed."""
     coroutine: Any = None
     """The gate driver's: what the task runs behind the gate."""
+    _brought: tuple[int, str] = (-1, "")
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """The address of the operation that it is about to do, or is doing, as a `plan.Place`."""
+        return (self.name, self.op.label, self.nth)
+
+    def brings(self, guest: str) -> None:
+        """What it has in hand belongs to this guest: a task that it starts in the same step is named after the guest."""
+        self._brought = (self.steps, guest)
+
+    def brought(self) -> str:
+        """Whom the task that it starts now is for, or nobody. Only the first one is."""
+        (step, guest), self._brought = self._brought, (-1, "")
+        return guest if step == self.steps else ""
 
 
-def name_of(task: Any, parent: Actor | None) -> str:
-    """What a task is called: the name it was started with, or its function's, behind its parent's unless that is main."""
+def name_of(task: Any, parent: Actor | None, starter: Actor | None) -> str:
+    """What a task is called: the name it was started with, or its function's, behind its parent's unless that is main.
+
+    A task for a guest of its starter's (a connection) is called after it too: its number would depend on who came first.
+    """
     if parent is None:
         return "main"
     name: str = task.name
     explicit = "." not in name
     plain = clean_label(name if explicit or "/" in name or " " in name else name.rpartition(".")[2])
+    guest = starter.brought() if starter is not None else ""
+    if guest and guest != parent.name:
+        plain = f"{plain} for {guest}"
     return plain if parent.index == 0 or explicit else f"{parent.name}/{plain}"
 
 

@@ -14,7 +14,7 @@ import attrs
 
 from engine.simulation.errors import ScheduleSyntaxError
 
-KINDS: Final = ("timeout", "cancel", "cut", "fault", "crash", "lose")
+KINDS: Final = ("timeout", "cancel", "cut", "fault", "crash", "lose", "net")
 """What can be done to an operation beside ordering it: see `Disturbance`."""
 
 _VALUES: Final = {
@@ -23,6 +23,7 @@ _VALUES: Final = {
     "lose": re.compile("1"),
     "cut": re.compile("[1-9][0-9]{0,5}"),
     "fault": re.compile("[a-z]+"),
+    "net": re.compile("lost/([0-9]{1,9}|all)|delay/[1-9][0-9]{0,8}|split/[1-9][0-9]{0,8}"),
     "crash": re.compile("1|process|power(/[0-9]{1,3})?"),
 }
 """What each kind may be followed by; `1` stands for nothing."""
@@ -65,6 +66,8 @@ class Op:
     writes: tuple[str, ...] = ()
     silent: bool = False
     """A wake-up or start that nobody named: it is scheduled like the others, but no ordering is asked for it."""
+    wire: bool = False
+    """It concerns a connection: a `net` can happen to it."""
 
     def conflicts_with(self, other: Op) -> bool:
         """Whether the order of the two can matter: they share a key and one writes it."""
@@ -101,7 +104,9 @@ class Disturbance:
     `timeout`: the clock jumps to the next deadline first. `cancel`: its actor's scope is cancelled.
     `lose`: the answer that the actor is about to see is lost to it (it is cancelled at that very point). `cut`: the
     writer's batch ends after `value` commands. `fault`: the disk answers the operation with the error `value`.
-    `crash`: the process dies there; `value` says how (`process`, `power`, `power/3` ...).
+    `crash`: the process dies there; `value` says how (`process`, `power`, `power/3` ...). `net`: at an operation of a
+    connection, `lost/n` breaks it after n bytes have arrived (`lost/all`: all), `delay/ms` holds bytes up, `split/n` lets n
+    of them be read alone; see `engine.simulation.network`.
     """
 
     kind: str

@@ -102,7 +102,7 @@ class Controller:
         """A task of the program was created."""
         nursery = task.parent_nursery
         parent = self.actors.get(nursery.parent_task) if nursery is not None else None
-        name = name_of(task, parent)
+        name = name_of(task, parent, self._last)
         number, unique = 1, name
         while unique in self.names:
             number += 1
@@ -238,8 +238,7 @@ class Controller:
             op = WAKE
         actor.op = op
         actor.nth = actor.counts.get(op.label, 0) + 1
-        place = (actor.name, op.label, actor.nth)
-        if self.plan.holds(place):
+        if self.plan.holds(actor.place):
             self.held.append(actor)
         else:
             self.ready.append(actor)
@@ -259,21 +258,20 @@ class Controller:
     def _end_step(self, last: Actor | None) -> None:
         if last is None or not self.steps:
             return
-        self.plan.done.add((last.name, last.op.label, last.nth))
+        self.plan.done.add(last.place)
         for check in self.after_step:
             check()
 
     def _release(self) -> None:
         for actor in list(self.held):
-            place = (actor.name, actor.op.label, actor.nth)
-            if not self.plan.holds(place):
+            if not self.plan.holds(actor.place):
                 self.held.remove(actor)
                 # It has waited the longest.
                 self.ready.insert(0, actor)
 
     def _preferred(self) -> Actor | None:
         for held in self.held:
-            name = self.plan.preferred((held.name, held.op.label, held.nth))
+            name = self.plan.preferred(held.place)
             for actor in self.ready if name is not None else ():
                 if actor.name == name:
                     return actor
@@ -281,7 +279,7 @@ class Controller:
 
     def _disturb(self, actor: Actor) -> None:
         plan = self.plan
-        due = plan.due((actor.name, actor.op.label, actor.nth))
+        due = plan.due(actor.place)
         for item in due:
             if self._carry_out(item, actor):
                 plan.carried_out.append(item)
@@ -323,7 +321,7 @@ class Controller:
         verdict = self._patience.verdict(deadline, self)
         if verdict == "let go":
             actor = self.held.pop(0)
-            self.plan.let_go((actor.name, actor.op.label, actor.nth), early=not self.thrown)
+            self.plan.let_go(actor.place, early=not self.thrown)
             self.ready.append(actor)
         elif verdict == "stuck":
             self._stuck()

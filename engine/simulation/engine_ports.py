@@ -1,8 +1,8 @@
 """The engine's ports in a simulation, and decision points before its public calls.
 
-Owns: the simulated mailbox, reply, SQL step and spawn, and the wrappers of the session's calls. Must not know: strategies,
-the disk. Nothing in the engine knows of it: what is replaced is injected, or stands before a public call, where a caller
-may always be delayed.
+Owns: the simulated mailbox, reply, SQL step and spawn, the bundle of all ports, and the wrappers of the session's calls.
+Must not know: strategies, the disk. Nothing in the engine knows of it: what is replaced is injected, or stands before a
+public call, where a caller may always be delayed.
 
 Decision points: before each call of a session; before and after each SQL step (`commit` of the writer, `read` of anybody
 else); wherever an actor wakes. More choices: where the writer cuts its batch (`cut@writer#batch[k]=n`), and whether an
@@ -12,12 +12,13 @@ answer reaches the one who waits for it (`lose@actor#operation`).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from random import Random
 from typing import Any, TypeVar
 
 import trio
 
 from engine.events import Receipt
-from engine.ports import Mailbox, Reply
+from engine.ports import Clock, Ids, Mailbox, Network, Ports, Reply
 from engine.session import Session, Turn
 from engine.simulation.actors import Actor
 from engine.simulation.choices import Op, clean_label, describe_item
@@ -137,6 +138,32 @@ def simulated_spawn(nursery: trio.Nursery, function: Callable[[], Awaitable[obje
     name = clean_label(name)
     _controller().housekeepers.add(name)
     nursery.start_soon(function, name=name)
+
+
+def simulated_ports(clock: Clock, ids: Ids, network: Network, rng: Callable[[str], Random], vfs: str | None = None) -> Ports:
+    """The ports into a simulation of one engine, or of a client."""
+    mailboxes: list[SimulatedMailbox] = []
+
+    def mailbox(name: str, *, items_max: int, bytes_max: int) -> SimulatedMailbox:
+        made = SimulatedMailbox(name, items_max=items_max, bytes_max=bytes_max)
+        mailboxes.append(made)
+        return made
+
+    def number() -> float:
+        actor = _controller().current()
+        return rng(f"port {actor.name if actor is not None else 'main'}").random()
+
+    return Ports(
+        clock=clock,
+        ids=ids,
+        mailbox=mailbox,
+        reply=SimulatedReply,
+        step=simulated_step(mailboxes),
+        spawn=simulated_spawn,
+        network=network,
+        random=number,
+        vfs=vfs,
+    )
 
 
 def lose(actor: Actor, value: str) -> bool:

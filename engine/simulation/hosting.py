@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -28,15 +28,13 @@ from engine.simulation.actors import Actor
 from engine.simulation.controller import Controller
 from engine.simulation.disk import WAYS, Disk, Image, Medium, OperationLog
 from engine.simulation.engine_ports import (
-    SimulatedMailbox,
-    SimulatedReply,
     lose,
     session_calls,
-    simulated_spawn,
-    simulated_step,
+    simulated_ports,
 )
 from engine.simulation.errors import InvariantError, UnansweredError
 from engine.simulation.listening import collected, heard
+from engine.simulation.network import SimulatedNetwork
 from engine.simulation.oracles import check_log, check_receipts
 from engine.simulation.primitives import wrapped
 from engine.simulation.virtual import EPOCH_MS, SeededIds
@@ -56,6 +54,8 @@ DATABASE: Final = "sim.db"
 class Process:
     """What a crash ends."""
 
+    network: SimulatedNetwork
+    """What is opened and accepted through it ends with the process; an engine in the process has it by itself."""
     crashed: bool = False
     how: str = ""
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -103,11 +103,23 @@ _shared = _Shared()
 class Host:
     """The simulated machine of one run."""
 
-    def __init__(self, controller: Controller, seed: int, *, kinds: Collection[str], clock: Clock, ids: Ids) -> None:
+    def __init__(
+        self,
+        controller: Controller,
+        seed: int,
+        *,
+        kinds: Collection[str],
+        clock: Clock,
+        ids: Ids,
+        network: SimulatedNetwork,
+        rng: Callable[[str], random.Random],
+    ) -> None:
         self._controller = controller
         self._seed = seed
         self._clock = clock
         self._ids = ids
+        self._network = network
+        self._rng = rng
         self._recording = "crash" in kinds
         self._failing = "fault" in kinds
         self._stack = ExitStack()
@@ -150,23 +162,9 @@ class Host:
         self._stack.close()
 
     def ports(self) -> Ports:
-        """The engine's ports into this simulation."""
-        mailboxes: list[SimulatedMailbox] = []
-
-        def mailbox(name: str, *, items_max: int, bytes_max: int) -> SimulatedMailbox:
-            made = SimulatedMailbox(name, items_max=items_max, bytes_max=bytes_max)
-            mailboxes.append(made)
-            return made
-
-        return Ports(
-            clock=self._clock,
-            ids=self._ids,
-            mailbox=mailbox,
-            reply=SimulatedReply,
-            step=simulated_step(mailboxes),
-            spawn=simulated_spawn,
-            vfs=self.disk.name,
-        )
+        """The ports into this simulation of an engine that is opened now: its network is its process's."""
+        network = self._processes[-1].network if self._processes else self._network
+        return simulated_ports(self._clock, self._ids, network, self._rng, self.disk.name)
 
     @asynccontextmanager
     async def engine(self, name: str = DATABASE, **options: Any) -> AsyncIterator[Engine]:
@@ -205,7 +203,7 @@ class Host:
     @asynccontextmanager
     async def process(self) -> AsyncIterator[Process]:
         """What a crash ends; see `Simulation.process`."""
-        process = Process()
+        process = Process(self._network.process())
         self._processes.append(process)
         try:
             with process.scope:
@@ -215,6 +213,7 @@ class Host:
                 raise
         finally:
             self._processes.remove(process)
+            process.network.die()
             if process.crashed:
                 self._restart()
 
@@ -234,6 +233,7 @@ class Host:
         else:
             self._image = None
         self.disk.crash()
+        process.network.die(random.Random(f"{self._seed} network {value}") if how == "power" else None)
         process.scope.cancel()
         return True
 

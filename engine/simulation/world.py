@@ -19,9 +19,11 @@ import trio
 from engine.simulation.choices import clean_label
 from engine.simulation.controller import Controller
 from engine.simulation.errors import InvariantError, SimulationSetupError
+from engine.simulation.network import SimulatedNetwork
 from engine.simulation.virtual import SeededIds, VirtualClock
 
 if TYPE_CHECKING:
+    from engine.ports import Ports
     from engine.runtime import Engine
     from engine.simulation.hosting import Host, Process
 
@@ -89,6 +91,9 @@ class Simulation:
         self.ids = SeededIds(self.random)
         self._streams: dict[str, random.Random] = {}
         self._host: Host | None = None
+        self.network = SimulatedNetwork()
+        """The network as it is outside of every process: clients that outlive a crash connect through it."""
+        controller.can["net"] = self.network.disturb
 
     # --- the world ----------------------------------------------------------------------------------
 
@@ -124,7 +129,15 @@ class Simulation:
         if self._host is None:
             from engine.simulation.hosting import Host
 
-            self._host = Host(self.controller, self.seed, kinds=self.kinds, clock=self.clock, ids=self.ids)
+            self._host = Host(
+                self.controller,
+                self.seed,
+                kinds=self.kinds,
+                clock=self.clock,
+                ids=self.ids,
+                network=self.network,
+                rng=self.random,
+            )
         return self._host
 
     def engine(self, name: str = "sim.db", **options: Any) -> AbstractAsyncContextManager[Engine]:
@@ -134,10 +147,17 @@ class Simulation:
         """
         return self.host.engine(name, **options)
 
+    def ports(self) -> Ports:
+        """Ports into this simulation for what is no engine and outside of every process, such as clients."""
+        from engine.simulation.engine_ports import simulated_ports
+
+        return simulated_ports(self.clock, self.ids, self.network, self.random)
+
     def process(self) -> AbstractAsyncContextManager[Process]:
         """What a crash ends: `async with sim.process() as process:` around an engine and its actors.
 
-        A `crash` disturbance cancels the block and freezes the disk; exceptions of a dying process are nobody's. After the
+        A `crash` disturbance cancels the block, freezes the disk and closes what was opened and accepted on the process's
+        network (`process.network`, which an engine in the block has); exceptions of a dying process are nobody's. After the
         block `process.crashed` says whether it died, and the disk is as the crash left it, for the next process.
         """
         return self.host.process()

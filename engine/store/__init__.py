@@ -16,7 +16,7 @@ from engine.store.connection import (
 from engine.store.log import Epoch, Log, StoredEvent, StreamState
 from engine.store.measuring import FileSizes, TypeCount, checkpoints, count_types, file_sizes
 from engine.store.owner import Ownership
-from engine.store.reading import ImportedRow, LogReader, Page, Snapshot
+from engine.store.reading import ImportedRow, LogReader, Page, Scan, Snapshot, chosen_sessions
 from engine.store.schema import OUTCOMES, RESERVED_TABLES, check, check_and_migrate
 from engine.store.sync_helper import ANSWER
 from engine.store.tx import Row, Tx, check_definition
@@ -34,6 +34,7 @@ __all__ = [
     "Ownership",
     "Page",
     "Row",
+    "Scan",
     "Snapshot",
     "SqlError",
     "StoredEvent",
@@ -45,6 +46,7 @@ __all__ = [
     "check_definition",
     "checkpoint",
     "checkpoints",
+    "chosen_sessions",
     "clean",
     "close",
     "connect",

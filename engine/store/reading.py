@@ -7,7 +7,7 @@ position; a page's cursor is that of its snapshot; nothing of another workspace 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +20,7 @@ from engine.limits import Limits
 from engine.ports import ForkGuard
 from engine.store.connection import translate
 from engine.store.log import Epoch, epoch_at
+from engine.store.merging import SessionMerge, for_each
 from engine.store.schema import OUTCOMES
 
 T = TypeVar("T")
@@ -29,7 +30,34 @@ _COLUMNS = (
     "e.occurred_at, e.event_id, e.causation_id, e.data"
 )
 _FROM = "FROM event e JOIN stream s ON s.key = e.stream_key JOIN event_type t ON t.key = e.type_key"
+_AT = f"SELECT {_COLUMNS} {_FROM} WHERE e.position = ?"
+_BETWEEN = f"SELECT {_COLUMNS} {_FROM} WHERE e.position > ? AND e.position <= ? AND s.workspace = ? ORDER BY e.position"
+_POSITION_MAX = 2**63 - 1
 _SKIPS = tuple(APPLIED if name == "applied" else Skipped(name) for name in OUTCOMES)  # type: ignore[arg-type]
+
+
+Scan = Callable[[int, int, int, int], list[RecordedEvent]]
+"""(after, upto, events_max, bytes_max) -> the next events in order; none only where there are none. In a snapshot."""
+
+
+def chosen_sessions(session_id: object, sessions_max: int) -> tuple[str, ...] | None:
+    """The sessions that a filter names, each once: None is all of the workspace.
+
+    Raises `InvalidArgumentError` for what is neither an id nor a collection of 1 to `sessions_max` ids.
+    """
+    if session_id is None:
+        return None
+    if not isinstance(session_id, str | Collection):
+        problem = f"expected an id, a collection of ids or None, found {session_id!r:.60}"
+        raise InvalidArgumentError("session_id", problem)
+    names = (session_id,) if isinstance(session_id, str) else tuple(session_id)
+    for name in names:
+        if not isinstance(name, str):
+            raise InvalidArgumentError("session_id", f"expected ids, which are text, found {name!r:.60}")
+    chosen = tuple(dict.fromkeys(names))
+    if not 1 <= len(chosen) <= sessions_max:
+        raise InvalidArgumentError("session_id", f"expected 1 to {sessions_max} sessions, found {len(chosen)}")
+    return chosen
 
 
 @attrs.frozen
@@ -129,19 +157,41 @@ class LogReader:
             return
         raise CursorError(str(cursor), "belongs to another log, or to a copy of this one that went its own way")
 
-    def stale(self, cursor: Cursor, workspace: str, session_id: str | None) -> Reset | None:
+    def stale(self, cursor: Cursor, workspace: str, sessions: Sequence[str] | None) -> Reset | None:
         """The reset that a reader at this cursor is due because events it may hold were replaced. In a snapshot."""
         if cursor.position == 0:
             return None
-        if session_id is None:
+        if sessions is None:
             sql = "SELECT max(replaced_at) FROM stream WHERE workspace = ? AND replaced_at > 0"
-            at = self._query(sql, (workspace,)).get
+            rows = self._query(sql, (workspace,))
         else:
-            sql = "SELECT replaced_at FROM stream WHERE workspace = ? AND session_id = ?"
-            at = self._query(sql, (workspace, session_id)).get
-        if isinstance(at, int) and at > cursor.position:
+            sql = "SELECT max(replaced_at) FROM stream WHERE workspace = ? AND session_id IN "
+            rows = for_each(self._query, sql, workspace, sessions)
+        if any(at is not None and at > cursor.position for (at,) in rows):
             return Reset("imported events before this cursor were replaced", None)
         return None
+
+    def scan(self, workspace: str, sessions: Sequence[str] | None) -> Scan:
+        """What reads a workspace or some of its sessions page after page, each call where the one before ended.
+
+        A call reads at most one event beyond `bytes_max`. It remembers where each session goes on, so that a page costs
+        what it holds, however long the sessions are and however many others the log has.
+        """
+        if sessions is not None:
+            return SessionMerge(self._query, self._at, workspace, sessions).page
+
+        def pages(after: int, upto: int, events_max: int, bytes_max: int) -> list[RecordedEvent]:
+            found: list[RecordedEvent] = []
+            size = 0
+            for row in self._query(_BETWEEN, (after, upto, workspace)):
+                recorded = self.record(row)
+                found.append(recorded)
+                size += recorded.size_bytes
+                if len(found) >= events_max or size >= bytes_max:
+                    break
+            return found
+
+        return pages
 
     def events(
         self,
@@ -149,34 +199,16 @@ class LogReader:
         workspace: str,
         after: int = 0,
         upto: int | None = None,
-        session_id: str | None = None,
+        sessions: Sequence[str] | None = None,
         limit: int | None = None,
     ) -> list[RecordedEvent]:
         """Events after a position in order, bounded by `limit` items and `page_bytes_max`. In a snapshot."""
         count = self._limits.page_items_max if limit is None else limit
-        top = 2**63 - 1 if upto is None else upto
-        if session_id is None:
-            sql = (
-                f"SELECT {_COLUMNS} {_FROM} WHERE e.position > ? AND e.position <= ? AND s.workspace = ? ORDER BY e.position"
-            )
-            rows = self._query(sql, (after, top, workspace))
-        else:
-            # seq and position rise together within a stream, so the index by seq serves the order by position.
-            sql = (
-                f"SELECT {_COLUMNS} {_FROM} WHERE s.workspace = ? AND s.session_id = ? AND e.seq > coalesce((SELECT "
-                "max(b.seq) FROM event b WHERE b.stream_key = s.key AND b.position <= ?), 0) "
-                "AND e.position <= ? ORDER BY e.seq"
-            )
-            rows = self._query(sql, (workspace, session_id, after, top))
-        found: list[RecordedEvent] = []
-        size = 0
-        for row in rows:
-            recorded = self.record(row)
-            found.append(recorded)
-            size += recorded.size_bytes
-            if len(found) >= count or size >= self._limits.page_bytes_max:
-                break
-        return found
+        top = _POSITION_MAX if upto is None else upto
+        return self.scan(workspace, sessions)(after, top, count, self._limits.page_bytes_max)
+
+    def _at(self, position: int) -> RecordedEvent:
+        return self.record(self._query(_AT, (position,)).fetchone())
 
     def record(self, row: tuple[Any, ...]) -> RecordedEvent:
         """A row of the log as its reader sees it."""
@@ -205,17 +237,22 @@ class LogReader:
         )
 
     def page(
-        self, *, workspace: str, after: After = START, session_id: str | None = None, limit: int = 100
+        self,
+        *,
+        workspace: str,
+        after: After = START,
+        session_id: str | Collection[str] | None = None,
+        limit: int = 100,
     ) -> Page[RecordedEvent]:
-        """One page of the log after a place."""
+        """One page of the log of a workspace, or of one or several of its sessions, after a place."""
         self.check_limit(limit)
+        sessions = chosen_sessions(session_id, self._limits.subscription_sessions_max)
         with self.snapshot() as snapshot:
-            position = self.resolve(after, snapshot)
-            items = self.events(workspace=workspace, after=position, session_id=session_id, limit=limit)
+            scan, bytes_max = self.scan(workspace, sessions), self._limits.page_bytes_max
+            items = scan(self.resolve(after, snapshot), snapshot.head, limit, bytes_max)
             # A page may be full of items or of bytes: only another look tells whether there is more.
-            last = items[-1].position if items else snapshot.head
-            more = self.events(workspace=workspace, after=last, session_id=session_id, limit=1)
-            return Page(tuple(items), snapshot.cursor, bool(more))
+            more = bool(items) and bool(scan(items[-1].position, snapshot.head, 1, bytes_max))
+            return Page(tuple(items), snapshot.cursor, more)
 
     def resolve(self, after: After, snapshot: Snapshot) -> int:
         """The position of a place, or `CursorError`."""

@@ -2,14 +2,14 @@
 
 Owns: the list of subscribers, their buffers, what overflow does. Must not know: SQL, sockets.
 Invariants: `publish` is synchronous, never waits and never fails because of a subscriber; events arrive in position order;
-what a filter leaves out is not buffered; a buffer is bounded in events and bytes, and one that overflows is emptied and
-marked, so that its reader goes back to the log.
+what a filter leaves out is not buffered, and a subscriber that does not want an event costs its publishing nothing; a buffer
+is bounded in events and bytes, and one that overflows is emptied and marked, so that its reader goes back to the log.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 import trio
@@ -18,6 +18,8 @@ from engine.events import RecordedEvent
 from engine.limits import Limits
 from engine.writer import Written
 
+Want = tuple[str, str | None]
+"""A workspace and one of its sessions; None stands for every session."""
 Record = Callable[[Written], RecordedEvent]
 
 
@@ -38,10 +40,10 @@ class HubStatistics:
 class Subscriber:
     """One follower's buffer, with its filter."""
 
-    def __init__(self, hub: Hub, workspace: str, session_id: str | None, limits: Limits) -> None:
+    def __init__(self, hub: Hub, workspace: str, sessions: Sequence[str] | None, limits: Limits) -> None:
         self._hub = hub
-        self.workspace = workspace
-        self.session_id = session_id
+        names = (None,) if sessions is None else sessions
+        self.wants: tuple[Want, ...] = tuple((workspace, name) for name in names)
         self._limits = limits
         self._events: deque[RecordedEvent] = deque()
         self._bytes = 0
@@ -49,10 +51,6 @@ class Subscriber:
         self.replaced = False
         self.closed = False
         self._wake = trio.Event()
-
-    def wants(self, workspace: str, session_id: str) -> bool:
-        """Whether the filter lets this session's events through."""
-        return workspace == self.workspace and self.session_id in (None, session_id)
 
     def offer(self, recorded: RecordedEvent) -> None:
         """Buffer one event, or overflow."""
@@ -110,41 +108,53 @@ class Hub:
         self._record = record
         self._limits = limits
         self._subscribers: dict[Subscriber, None] = {}
+        self._wanting: dict[Want, dict[Subscriber, None]] = {}
+        """Who wants a session's events, or a workspace's. A subscriber names sessions or none, so nobody is in both."""
         self.published = 0
         self.lagged = 0
         self._closed = False
 
-    def attach(self, workspace: str, session_id: str | None) -> Subscriber:
-        """A new subscriber that gets everything published from now on."""
-        subscriber = Subscriber(self, workspace, session_id, self._limits)
+    def attach(self, workspace: str, sessions: Sequence[str] | None) -> Subscriber:
+        """A new subscriber that gets everything of these sessions (None: of the workspace) published from now on."""
+        subscriber = Subscriber(self, workspace, sessions, self._limits)
         # One that comes while the engine closes must not wait for what nobody will publish.
         subscriber.closed = self._closed
         self._subscribers[subscriber] = None
+        for want in subscriber.wants:
+            self._wanting.setdefault(want, {})[subscriber] = None
         return subscriber
 
     def detach(self, subscriber: Subscriber) -> None:
         """Drop a subscriber. Idempotent."""
-        self._subscribers.pop(subscriber, None)
+        if subscriber not in self._subscribers:
+            return
+        del self._subscribers[subscriber]
+        for want in subscriber.wants:
+            others = self._wanting[want]
+            del others[subscriber]
+            if not others:
+                del self._wanting[want]
 
     def publish(self, written: Sequence[Written], replaced: Sequence[tuple[str, str]]) -> None:
         """Hand committed events, in position order, to whoever wants them."""
         if self._subscribers:
-            subscribers = tuple(self._subscribers)
             for workspace, session_id in replaced:
-                for subscriber in subscribers:
-                    if subscriber.wants(workspace, session_id):
-                        subscriber.replaced = True
-                        subscriber.wake()
+                for subscriber in self._wanted_by(workspace, session_id):
+                    subscriber.replaced = True
+                    subscriber.wake()
             for item in written:
-                self._offer(item, subscribers)
+                self._offer(item)
         if written:
             self.published = written[-1].recorded.position
 
-    def _offer(self, item: Written, subscribers: tuple[Subscriber, ...]) -> None:
-        place = item.recorded
+    def _wanted_by(self, workspace: str, session_id: str) -> Iterator[Subscriber]:
+        for want in ((workspace, None), (workspace, session_id)):
+            yield from self._wanting.get(want, ())
+
+    def _offer(self, item: Written) -> None:
         recorded: RecordedEvent | None = None
-        for subscriber in subscribers:
-            if subscriber.wants(place.workspace, place.session_id) and not subscriber.replaced:
+        for subscriber in self._wanted_by(item.recorded.workspace, item.recorded.session_id):
+            if not subscriber.replaced:
                 recorded = recorded or self._record(item)
                 subscriber.offer(recorded)
 

@@ -11,6 +11,7 @@ been made durable.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -47,7 +48,7 @@ class LogStream:
         workspace: str,
         after: After,
         follow: bool,
-        session_id: str | None,
+        sessions: Sequence[str] | None,
         skipped: bool,
     ) -> None:
         self._reader = reader
@@ -56,7 +57,7 @@ class LogStream:
         self._workspace = workspace
         self._after = after
         self._follow = follow
-        self._session_id = session_id
+        self._sessions = sessions
         self._skipped = skipped
         self._subscriber: Subscriber | None = None
         self._ready: deque[LogItem] = deque()
@@ -89,7 +90,7 @@ class LogStream:
                 self._epoch = self._reader.epoch_of(0) if self._after is START else snapshot.epoch
             reset = None
             if isinstance(self._after, Cursor):
-                reset = self._reader.stale(self._after, self._workspace, self._session_id)
+                reset = self._reader.stale(self._after, self._workspace, self._sessions)
         self._state = "catching up"
         if reset is not None:
             self._end_with(reset)
@@ -136,7 +137,7 @@ class LogStream:
         """Read the next page of the log; when there is none, go live."""
         # One that does not follow is attached too, to hear of a replacement between two pages.
         if self._hub is not None and self._subscriber is None:
-            self._subscriber = self._hub.attach(self._workspace, self._session_id)
+            self._subscriber = self._hub.attach(self._workspace, self._sessions)
         if self._subscriber is not None:
             self._subscriber.restart()
             if self._subscriber.replaced:
@@ -144,7 +145,7 @@ class LogStream:
                 return
         upto = self._hub.published if self._hub is not None else None
         with self._reader.snapshot() as snapshot:
-            events = self._reader.events(workspace=self._workspace, after=self._read, upto=upto, session_id=self._session_id)
+            events = self._reader.events(workspace=self._workspace, after=self._read, upto=upto, sessions=self._sessions)
             top = snapshot.head if upto is None else min(upto, snapshot.head)
             epoch = self._reader.epoch_of(top) if top else snapshot.epoch
         if events:

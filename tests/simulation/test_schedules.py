@@ -20,7 +20,12 @@ from engine.simulation.errors import ScheduleSyntaxError, ScheduleUnmetError
 
 names = st.text("abcXYZ019_.,:()/~ -", min_size=1, max_size=12).map(str.strip).filter(bool)
 addresses = st.builds(Address, names, names, st.integers(1, 99))
-VALUES = {"cut": ["1", "2", "40"], "crash": ["1", "power", "power/3", "process"], "fault": ["eio", "full"]}
+VALUES = {
+    "cut": ["1", "2", "40"],
+    "crash": ["1", "power", "power/3", "process"],
+    "fault": ["eio", "full"],
+    "net": ["lost/0", "lost/all", "delay/2500", "split/7"],
+}
 disturbances = st.sampled_from(KINDS).flatmap(
     lambda kind: st.builds(Disturbance, st.just(kind), addresses, st.sampled_from(VALUES.get(kind, ["1"])))
 )

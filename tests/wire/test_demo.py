@@ -113,9 +113,9 @@ def drop_some_broadcasts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every fiftieth committed event is not published."""
     offer, counter = Hub._offer, itertools.count()
 
-    def lossy(self: Hub, item: Any, subscribers: Any) -> None:
+    def lossy(self: Hub, item: Any) -> None:
         if next(counter) % 50 != 49:
-            offer(self, item, subscribers)
+            offer(self, item)
 
     monkeypatch.setattr(Hub, "_offer", lossy)
 
