@@ -111,7 +111,6 @@ class Following:
     def ask(self, name: str) -> frames.Subscribe:
         """The frame that asks for it on a connection, under this name."""
         self._place = None
-        self._parts.clear()
         return frames.Subscribe(
             id=name,
             sessions=self._sessions,

@@ -10,7 +10,7 @@ what was withdrawn before it went out never goes out.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 import attrs
@@ -81,8 +81,6 @@ class Posted:
         return (
             mine is not None
             and its is not None
-            and not self.text
-            and not self.gone
             and mine.part_id == its.part_id
             and mine.message_id == its.message_id
             and mine.field == its.field
@@ -139,6 +137,7 @@ class Outbox:
         self._waiting: deque[Pending | Posted] = deque()
         self._posts: dict[str, deque[Posted]] = {}
         self._last: dict[str, Pending | Posted] = {}
+        """The newest of each session, unless it went out already: only to that may text be joined."""
         self._flying: dict[str, Pending] = {}
         self._flushing: dict[str, str] = {}
         """Sessions that a flush of the client's own is on its way for, and its id."""
@@ -152,6 +151,8 @@ class Outbox:
         self.resent = 0
         """Frames that went out once more on a later connection."""
         self.failed_posts = 0
+        self.settled: Callable[[], None] = _nobody
+        """Called when there is more room for posts."""
 
     def __len__(self) -> int:
         """Commands that wait for their answer."""
@@ -299,6 +300,7 @@ class Outbox:
         for entry in entries.values():
             if isinstance(entry, Pending) and entry.reply is not None:
                 entry.reply.reject(error.clone() if error is not None else _closed(entry))
+        self.settled()
 
     # --- inner --------------------------------------------------------------------------------------
 
@@ -353,6 +355,7 @@ class Outbox:
         self.posted_events -= posted.count
         self.posted_bytes -= posted.size
         self._forget_last(posted)
+        self.settled()
 
     def _forget_last(self, entry: Pending | Posted) -> None:
         session_id = entry.frame.session_id if isinstance(entry, Pending) else entry.session_id
@@ -365,6 +368,10 @@ class Outbox:
             return None
         name = "post" if frame is None else str(frame.__struct_config__.tag)
         return EventTooLargeError(name, f"a frame of {size} bytes; the server's frame_bytes_max is {self._frame_bytes_max}")
+
+
+def _nobody() -> None:
+    """Nobody waits for room."""
 
 
 def _closed(pending: Pending) -> EngineError:

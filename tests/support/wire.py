@@ -22,7 +22,7 @@ from engine.server.protocol import Close, Say, ServerProtocol
 
 REGISTRY = Registry(BUILT_IN)
 SESSIONS = ("s", "t")
-CLIENT_LIMITS = ClientLimits(commands_max=3, buffer_events_max=5, buffer_bytes_max=2_000, posts_events_max=6)
+CLIENT_LIMITS = ClientLimits(commands_max=3, buffer_events_max=4, buffer_bytes_max=2_000, posts_events_max=6)
 SERVER_LIMITS = ServerLimits(commands_max=4, subscriptions_max=8)
 
 
