@@ -32,7 +32,7 @@ from engine.server import frames
 
 log = logging.getLogger("engine.client")
 
-NO_HELLO: Final = "it said no hello in time"
+NO_HELLO: Final = "it said no hello in time (one that wants a token waits for it)"
 
 
 @attrs.frozen

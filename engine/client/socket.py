@@ -24,8 +24,9 @@ RECEIVE_BYTES: Final = 64 * 1024
 """Read from the stream at once."""
 BODY_CHARS_MAX: Final = 200
 """Of what a server says with a refusal."""
-REFUSED_FOREVER: Final = (301, 302, 303, 307, 308, 400, 403, 404, 405, 410, 421, 426)
-"""Answers that the same handshake will get again. Others (overload, a proxy whose server is away) may pass."""
+PASSING: Final = (408, 425, 429)
+"""Answers to a handshake that may pass, as every 5xx may (overload, a proxy whose server is away). Any other is final: the
+same request will get it again."""
 
 
 class LostError(Exception):
@@ -198,7 +199,7 @@ def _refused(problem: BaseException) -> LostError:
     words = f"it refused with HTTP {status}" + (f": {' '.join(said.split())}" if said.strip() else "")
     if status == 401:
         return LostError(words, final="token")
-    return LostError(words, final="protocol" if status in REFUSED_FOREVER else None)
+    return LostError(words, final=None if status in PASSING or status >= 500 else "protocol")
 
 
 def _first(group: BaseException) -> BaseException:
