@@ -121,7 +121,10 @@ async def test_skipped_events_are_sent_unless_the_subscription_leaves_them_out(t
         await session.remove()
         await noted(session, 1)
         await engine.create_session("s")
-        for name, wanted, expected in (("with", True, ["applied", "applied", "removed", "applied"]), ("without", False, None)):
+        for name, wanted, expected in (
+            ("with", True, ["applied", "applied", "removed", "applied"]),
+            ("without", False, None),
+        ):
             await client.send("subscribe", id=name, after="start", skipped=wanted)
             chain = Chain()
             chain.begin(await client.receive())
@@ -349,4 +352,3 @@ async def test_a_client_that_only_reads_may_follow(tmp_path: Path) -> None:
         assert len(await client.events(1)) == 1
         assert (await client.ask("read", session_id="s"))["type"] == "page"
         assert (await client.ask("append", session_id="s", events=[note(1)]))["code"] == "forbidden"
-
