@@ -36,7 +36,7 @@ class Core:
         self.limits = limits
         self.ports = ports
         self._fork = ForkGuard()
-        self.hub = Hub(self._record, limits)
+        self.hub = Hub(self._record)
         self.writer = Writer(
             files.transactor,
             ports=ports,
