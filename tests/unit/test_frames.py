@@ -108,7 +108,7 @@ def plain(frame: object) -> Any:
 
 def refused(text: str) -> str:
     """Why this is no client's frame."""
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         frames.decode_client(text)
     words = str(caught.value)
     assert len(words) <= WORDS_CHARS_MAX
@@ -262,10 +262,9 @@ def only_value_errors(text: str) -> None:
     for decoder in (frames.decode_client, frames.decode_server):
         try:
             frame = decoder(text)
-        except ValueError as problem:
-            assert str(problem)
-        else:
-            assert plain(decoder(frames.encode(frame))) == plain(frame)
+        except ValueError:
+            continue
+        assert plain(decoder(frames.encode(frame))) == plain(frame)
     found = frames.id_of(text)
     assert found is None or 1 <= len(found) <= ID_CHARS_MAX
 
