@@ -168,18 +168,20 @@ async def test_a_token_for_reading_reads_and_is_told_that_it_may_not_write(tmp_p
             assert [item.seq for item in await events_of(log, last_seq=1)] == [1]
 
 
-async def test_more_calls_than_the_limit_wait_for_each_other(tmp_path):
-    """Beyond commands_max callers wait, and all are answered."""
+@pytest.mark.parametrize(("here", "there"), [(4, 64), (64, 3)])
+async def test_more_calls_than_a_limit_wait_for_each_other(tmp_path, here, there):
+    """Beyond the client's commands_max callers wait, beyond the server's their commands; all are answered."""
+    limits = attrs.evolve(QUICK, commands_max=here)
     async with (
-        served(tmp_path / "a.db") as (_, server),
-        connected(server.url, limits=attrs.evolve(QUICK, commands_max=4)) as client,
+        served(tmp_path / "a.db", limits=ServerLimits(commands_max=there)) as (_, server),
+        connected(server.url, limits=limits) as client,
     ):
         session = await client.create_session("s")
         seqs = []
 
         async def append(number):
             seqs.append((await session.append(SessionNoted(f"n{number}", "k"))).seq)
-            assert client.statistics().commands_waiting <= 4
+            assert client.statistics().commands_waiting <= here
 
         async with trio.open_nursery() as nursery:
             for number in range(50):
@@ -569,8 +571,10 @@ async def test_a_token_that_would_break_the_header_is_refused(token):
 # --- leaving and cancelling -----------------------------------------------------------------------------------
 
 
-async def test_what_still_waits_when_the_client_closes_says_whether_it_went_out(tmp_path):
-    """On its way: ConnectionLostError, written unknown. Not sent: ClosedError, nothing written."""
+@pytest.mark.parametrize("commands_max", [1, 64])
+async def test_what_still_waits_when_the_client_closes_says_whether_it_went_out(tmp_path, commands_max):
+    """On its way: ConnectionLostError, written unknown. Not sent, or waiting for others: ClosedError, nothing written."""
+    limits = attrs.evolve(QUICK, close_s=0.05, commands_max=commands_max)
     errors = {}
 
     async def fails(name, call):
@@ -580,7 +584,7 @@ async def test_what_still_waits_when_the_client_closes_says_whether_it_went_out(
             errors[name] = problem
 
     async with served(tmp_path / "a.db") as (engine, server), proxy(server.port) as between, trio.open_nursery() as nursery:
-        async with connected(between.url, limits=attrs.evolve(QUICK, close_s=0.05)) as client:
+        async with connected(between.url, limits=limits) as client:
             session = await client.create_session("s")
             between.deaf = True
             nursery.start_soon(fails, "sent", lambda: session.append(SessionNoted("n", "k")))
@@ -612,6 +616,7 @@ async def test_a_cancelled_call_that_had_not_gone_out_never_does(tmp_path):
         between.target = None
         between.cut()
         await between.connected(between.connections + 1)
+        assert not client.statistics().connected
         with trio.move_on_after(0.01) as scope:
             await session.append(SessionNoted("cancelled", "k"))
         assert scope.cancelled_caught
