@@ -169,7 +169,11 @@ class _Screen:
     def _show(self, pieces: list[Piece]) -> None:
         if pieces:
             line = Text.assemble(*((piece.text, piece.style) for piece in pieces))
-            self._console.print(line, end="", soft_wrap=True)
+            # An interrupt may fall anywhere: what the console still held would be written again at the end.
+            with self._console.capture() as rendered:
+                self._console.print(line, end="", soft_wrap=True)
+            sys.stdout.write(rendered.get())
+            sys.stdout.flush()
 
     def _say(self, words: str) -> None:
         self.end()

@@ -91,7 +91,7 @@ class Sheet:
         self._current = None
 
     def stream(self, name: Name, part_id: str, field: str, kind: str, *, begun: bool) -> str:
-        """Stand at the end of a text of a part, to go on with it; `begun`: some of it was shown before. Returns its style."""
+        """Stand at the end of a text of a part, to go on with it; `begun`: some of it was shown. Returns its style."""
         style = "dim italic" if kind == "reasoning" else "dim" if field == "output" else ""
         if self._open != (name, part_id, field):
             self.end_line()

@@ -195,11 +195,11 @@ class Transcript:
         if view.tool is None:
             self._whole(name, view.part_id, part, view.data)
             return
+        self._tool(name, part, view.tool, view.tool.settled_by == "sweep")
         for field in STREAMED:
             value = view.data.get(field)
             if isinstance(value, str):
                 part.texts.setdefault(field, Text()).add(value)
-        self._tool(name, part, view.tool, view.tool.settled_by == "sweep")
 
     def _tool_updated(self, item: RecordedEvent, event: ToolUpdated) -> None:
         name = _name(item, event.message_id)
