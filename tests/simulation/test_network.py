@@ -84,6 +84,11 @@ def said(*units: bytes, pause_s: float = 0.0) -> tuple[simulation.running.Scenar
         ("net@a#send to there:1=split/1", [(0, b"o"), (0, b"ne"), (1, b"two"), "b: end"]),
         ("net@b#receive from a=split/2", [(0, b"on"), (0, b"e"), (1, b"two"), "b: end"]),
         ("net@a#connect to there:1=delay/9000", [(9, b"one"), (10, b"two"), "b: end"]),
+        (
+            "net@a#send to there:1=delay/60000; net@a#send to there:1[2]=lost/1",
+            ["a: broken", (1, b"onet"), "b: broken"],
+        ),
+        ("net@a#send to there:1=delay/60000; net@b#receive from a=lost/0", ["b: broken"]),
         ("b#receive from a>a#send to there:1[2]", [(1, b"onetwo"), "b: end"]),
     ],
 )
