@@ -118,3 +118,17 @@ async def test_a_server_that_breaks_the_protocol_or_meets_a_bug_gets_longer_and_
             await network.tried(4)
         nursery.cancel_scope.cancel()
     assert network.pauses() == [2.0, 3.0, 5.0]
+
+
+async def test_statistics_say_whether_there_is_a_connection(autojump_clock):
+    """Connected only between a hello and the loss, and how often it was made."""
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, [10.0, None, 10_000.0])
+        async with connect("ws://h", limits=LIMITS, ports=ports(network, 1.0)) as client:
+            assert client.statistics().connected
+            await trio.sleep(10.5)
+            assert not client.statistics().connected
+            await trio.sleep(10)
+            statistics = client.statistics()
+            assert (statistics.connected, statistics.attempts, statistics.reconnects) == (True, 3, 1)
+        nursery.cancel_scope.cancel()
