@@ -7,7 +7,7 @@ import pytest
 
 from engine.client.answers import receipt_of
 from engine.client.following import Arrived, Following, ReadModelArrived, ViolationError
-from engine.client.outbox import post
+from engine.client.outbox import DELTA_CHARS_MAX, post
 from engine.client.protocol import ClientProtocol, StrangerError
 from engine.errors import (
     ClosedError,
@@ -452,10 +452,10 @@ def test_a_withdrawn_command_does_not_go_out_and_never_again():
     assert [frame.id for frame in sent(client)] == ["cmd_1", "cmd_2"]
     client.withdraw(pending[0])
     client.withdraw(pending[2])
-    client.receive(receipt("cmd_1"))
     assert sent(client) == []
     reconnect(client)
     assert [frame.id for frame in sent(client)] == ["cmd_2"]
+    client.receive(receipt("cmd_1"))
 
 
 def test_errors_come_as_their_classes_and_a_shutdown_keeps_the_command():
@@ -514,25 +514,33 @@ def test_an_error_ends_every_wait_with_an_instance_of_its_own():
 
 
 def test_text_that_waits_is_joined_where_it_follows_on():
-    """One frame, one event; another part, a gap, another handle, a command between, or more than the limit is not joined."""
+    """One frame, one event; another part, a gap, another handle, a command between, an id of its own are not joined."""
     client, sink = ClientProtocol(ClientLimits()), Failures()
     client.post(posted(1, sink, delta(0, "ab")))
     client.post(posted(2, sink, delta(2, "c")))
     client.post(posted(3, sink, delta(4, "gap")))
     client.post(posted(4, sink, delta(0, "x", "other")))
-    client.post(posted(5, Failures(), delta(1, "y", "other")))
-    note(client, 6)
-    client.post(posted(7, sink, delta(2, "z", "other")))
-    client.post(posted(8, sink, delta(3, "w" * 1_000, "other")))
-    client.post(posted(9, sink, delta(0, "elsewhere"), session_id="t"))
-    client.post(posted(10, sink, Envelope(delta(1_003, "id", "other"), "mine")))
+    note(client, 5)
+    client.post(posted(6, sink, delta(1, "y", "other")))
+    client.post(posted(7, Failures(), delta(2, "z", "other")))
+    client.post(posted(8, sink, delta(0, "elsewhere"), session_id="t"))
+    client.post(posted(9, sink, Envelope(delta(9, "id"), "mine"), session_id="t"))
     assert client.outbox.posted_events == 7
     client.connected()
     client.receive(hello())
     found = sent(client)
-    assert [frame.id for frame in found] == ["post_1", "post_3", "post_4", "post_5", "cmd_6", "post_7", "post_9", "post_10"]
+    assert [frame.id for frame in found] == ["post_1", "post_3", "post_4", "cmd_5", "post_6", "post_7", "post_8", "post_9"]
     texts = [msgspec.json.decode(frame.events[0].event).get("text") for frame in found]
-    assert texts == ["abc", "gap", "x", "y", None, "z" + "w" * 1_000, "elsewhere", "id"]
+    assert texts == ["abc", "gap", "x", None, "y", "z", "elsewhere", "id"]
+
+
+def test_joined_text_stays_below_its_limit():
+    """One event stays small, however long the connection is away."""
+    client, sink = ClientProtocol(ClientLimits()), Failures()
+    half = DELTA_CHARS_MAX // 2 + 1
+    for number in range(3):
+        client.post(posted(number, sink, delta(number * half, "x" * half)))
+    assert client.outbox.posted_events == 3
 
 
 def test_text_is_not_joined_to_what_went_out():
@@ -579,7 +587,9 @@ def test_a_cancelled_flush_still_settles_what_is_before_it():
 
 def test_the_client_flushes_by_itself_at_half_of_the_bound():
     """Once for each session at a time; and there is no room beyond the bound."""
-    client, sink = opened(ClientLimits(posts_events_max=4)), Failures()
+    client, sink = ClientProtocol(ClientLimits(posts_events_max=4)), Failures()
+    client.connected()
+    client.receive(hello(limits=msgspec.structs.replace(WIRE, commands_max=64)))
     client.post(posted(1, sink, SessionNoted("a", "k")))
     client.post(posted(2, sink, SessionNoted("b", "k"), session_id="t"))
     client.post(posted(3, sink, SessionNoted("c", "k")))

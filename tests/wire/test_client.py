@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import ssl
+import subprocess
 
 import attrs
 import pytest
@@ -168,18 +170,20 @@ async def test_a_token_for_reading_reads_and_is_told_that_it_may_not_write(tmp_p
             assert [item.seq for item in await events_of(log, last_seq=1)] == [1]
 
 
-async def test_more_calls_than_the_limit_wait_for_each_other(tmp_path):
-    """Beyond commands_max callers wait, and all are answered."""
+@pytest.mark.parametrize(("here", "there"), [(4, 64), (64, 3)])
+async def test_more_calls_than_a_limit_wait_for_each_other(tmp_path, here, there):
+    """Beyond the client's commands_max callers wait, beyond the server's their commands; all are answered."""
+    limits = attrs.evolve(QUICK, commands_max=here)
     async with (
-        served(tmp_path / "a.db") as (_, server),
-        connected(server.url, limits=attrs.evolve(QUICK, commands_max=4)) as client,
+        served(tmp_path / "a.db", limits=ServerLimits(commands_max=there)) as (_, server),
+        connected(server.url, limits=limits) as client,
     ):
         session = await client.create_session("s")
         seqs = []
 
         async def append(number):
             seqs.append((await session.append(SessionNoted(f"n{number}", "k"))).seq)
-            assert client.statistics().commands_waiting <= 4
+            assert client.statistics().commands_waiting <= here
 
         async with trio.open_nursery() as nursery:
             for number in range(50):
@@ -569,8 +573,10 @@ async def test_a_token_that_would_break_the_header_is_refused(token):
 # --- leaving and cancelling -----------------------------------------------------------------------------------
 
 
-async def test_what_still_waits_when_the_client_closes_says_whether_it_went_out(tmp_path):
-    """On its way: ConnectionLostError, written unknown. Not sent: ClosedError, nothing written."""
+@pytest.mark.parametrize("commands_max", [1, 64])
+async def test_what_still_waits_when_the_client_closes_says_whether_it_went_out(tmp_path, commands_max):
+    """On its way: ConnectionLostError, written unknown. Not sent, or waiting for others: ClosedError, nothing written."""
+    limits = attrs.evolve(QUICK, close_s=0.05, commands_max=commands_max)
     errors = {}
 
     async def fails(name, call):
@@ -580,7 +586,7 @@ async def test_what_still_waits_when_the_client_closes_says_whether_it_went_out(
             errors[name] = problem
 
     async with served(tmp_path / "a.db") as (engine, server), proxy(server.port) as between, trio.open_nursery() as nursery:
-        async with connected(between.url, limits=attrs.evolve(QUICK, close_s=0.05)) as client:
+        async with connected(between.url, limits=limits) as client:
             session = await client.create_session("s")
             between.deaf = True
             nursery.start_soon(fails, "sent", lambda: session.append(SessionNoted("n", "k")))
@@ -612,6 +618,7 @@ async def test_a_cancelled_call_that_had_not_gone_out_never_does(tmp_path):
         between.target = None
         between.cut()
         await between.connected(between.connections + 1)
+        assert not client.statistics().connected
         with trio.move_on_after(0.01) as scope:
             await session.append(SessionNoted("cancelled", "k"))
         assert scope.cancelled_caught
@@ -642,4 +649,42 @@ async def test_a_log_of_a_closed_client_ends(tmp_path):
         assert [type(item) async for item in log] in ([], [CaughtUp])
         with pytest.raises(ClosedError):
             async with client.log():
+                pass
+
+
+# --- TLS ----------------------------------------------------------------------------------------------------
+
+
+def certified(path):
+    """A certificate for localhost, and its key."""
+    certificate, key = path / "c.pem", path / "k.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*make, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
+async def test_wss_trusts_whom_it_is_told_to_trust(tmp_path):
+    """With a context that knows the certificate it works; without, ProtocolError says that it is not trusted."""
+    certificate, key = certified(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    async with served(tmp_path / "a.db", ssl_context=context) as (_, server):
+        url = f"wss://localhost:{server.port}"
+        async with connected(url, ssl_context=trusting) as client:
+            assert (await client.create_session("s")).id == "s"
+        for wrong in (url, f"wss://127.0.0.1:{server.port}"):
+            with pytest.raises(ProtocolError, match="certificate is not trusted"):
+                async with connected(wrong, ssl_context=None if wrong is url else trusting):
+                    pass
+        with pytest.raises((ProtocolError, UnreachableError)):
+            async with connected(f"ws://localhost:{server.port}", limits=attrs.evolve(QUICK, connect_s=0.5)):
+                pass
+    async with served(tmp_path / "b.db") as (_, server):
+        with pytest.raises(UnreachableError, match="TLS"):
+            async with connected(f"wss://localhost:{server.port}", limits=attrs.evolve(QUICK, connect_s=0.5)):
+                pass
+        with pytest.raises(InvalidArgumentError):
+            async with connected(server.url, ssl_context=trusting):
                 pass
