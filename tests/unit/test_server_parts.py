@@ -263,7 +263,7 @@ async def test_a_sender_that_is_cancelled_leaves_no_half_frame() -> None:
         while len(heard) < len(expected):
             heard += await theirs.receive_some()
         assert heard == expected
-        assert not wire.torn
+    assert not wire.torn
 
 
 async def test_a_stream_that_was_left_in_a_frame_is_never_written_again() -> None:
