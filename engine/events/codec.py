@@ -119,8 +119,11 @@ def parse(registry: Registry, type_name: str, data: bytes) -> Any:
         given = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     except UnicodeEncodeError:
         raise InvalidEventError(type_name, "text with a lone surrogate cannot be stored") from None
-    except (ValueError, TypeError, RecursionError, msgspec.MsgspecError) as problem:
+    except (ValueError, RecursionError) as problem:
         raise InvalidEventError(type_name, str(problem)) from None
+    except Exception as problem:
+        # The validators of an event class are the user's code, and may raise anything.
+        raise InvalidEventError(type_name, f"{type(problem).__name__}: {problem}") from None
     known = {field.name for field in attrs.fields(definition.cls)}
     unknown = next((name for name in given if name not in known), None)
     if unknown is not None:

@@ -11,6 +11,8 @@ import base64
 import binascii
 import hashlib
 import hmac
+import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -24,7 +26,7 @@ SECRET_CHARS_MIN: Final = 16
 """Shorter ones can be guessed."""
 SECRET_CHARS_MAX: Final = 4_096
 """Longer ones do not fit the headers of common servers."""
-LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -60,13 +62,20 @@ class Token:
             raise InvalidArgumentError("access", f"expected 'read' or 'write', found {self.access!r}")
         if not isinstance(self.workspace, str) or not 1 <= len(self.workspace) <= ID_CHARS_MAX:
             raise InvalidArgumentError("workspace", f"expected text of 1 to {ID_CHARS_MAX} characters")
+        try:
+            self.workspace.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgumentError("workspace", "a lone surrogate names nothing") from None
 
 
 class Tokens:
     """The tokens that a server accepts."""
 
     def __init__(self, tokens: Iterable[Token]) -> None:
-        self._grants = [(_digest(token.secret), Grant(token.workspace, token.access)) for token in tokens]
+        given = list(tokens)
+        if not all(isinstance(token, Token) for token in given):
+            raise InvalidArgumentError("tokens", "expected a list of Token")
+        self._grants = [(_digest(token.secret), Grant(token.workspace, token.access)) for token in given]
         if len({digest for digest, _ in self._grants}) != len(self._grants):
             raise InvalidArgumentError("tokens", "one secret stands there twice")
 
@@ -93,7 +102,7 @@ def read_tokens(text: str) -> list[Token]:
     Raises `InvalidArgumentError` that names the line and never shows a token.
     """
     found: list[Token] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
@@ -117,12 +126,12 @@ def header(headers: Headers, name: bytes) -> str | None:
 def token_in(headers: Headers, subprotocols: Sequence[str]) -> str | None:
     """The token of a handshake: `Authorization: Bearer TOKEN`, or the subprotocol `engine.token.BASE64URL`; else None.
 
-    One that cannot be read is an empty text, which is no token of anybody's.
+    One that cannot be read is an empty text, which is no token of anybody's. An `Authorization` of another scheme is
+    somebody else's business: browsers add one by themselves behind a proxy that asks for a password.
     """
-    value = header(headers, b"authorization")
-    if value is not None:
-        scheme, _, secret = value.partition(" ")
-        return secret.strip() if scheme.lower() == "bearer" else ""
+    scheme, _, secret = (header(headers, b"authorization") or "").partition(" ")
+    if scheme.lower() == "bearer":
+        return secret.strip()
     for offered in subprotocols:
         if offered.startswith(TOKEN_SUBPROTOCOL):
             return _unpacked(offered.removeprefix(TOKEN_SUBPROTOCOL))
@@ -146,6 +155,21 @@ def speaks(subprotocols: Sequence[str]) -> bool:
     return SUBPROTOCOL in subprotocols
 
 
+def check_origins(origins: Iterable[str]) -> tuple[str, ...]:
+    """The pages that may connect (a single one may stand there as text), as browsers name them: `*`, `null`, or `scheme://host[:port]` in lower case.
+
+    Raises `InvalidArgumentError` for one that no browser could send, since it would quietly allow nothing.
+    """
+    given = (origins,) if isinstance(origins, str) else tuple(origins)
+    for origin in given:
+        if not isinstance(origin, str) or (origin not in ("*", "null") and not _ORIGIN.fullmatch(origin)):
+            problem = (
+                f"expected '*', 'null' or 'scheme://host[:port]' in lower case and without a path, found {origin!r:.100}"
+            )
+            raise InvalidArgumentError("origins", problem)
+    return given
+
+
 def allowed_origin(origin: str | None, allowed: Sequence[str]) -> bool:
     """Whether a handshake with this Origin may go on. Browsers always send one, so a page that nobody allowed gets nowhere;
     other clients send none. `*` allows every page.
@@ -158,7 +182,15 @@ def allowed_origin(origin: str | None, allowed: Sequence[str]) -> bool:
 
 def check_host(host: str, *, tokens: int) -> None:
     """Refuse to listen for other machines without tokens: `InvalidArgumentError`."""
-    if host not in LOOPBACK and not host.startswith("127.") and not tokens:
+    if not tokens and not _is_loopback(host):
         raise InvalidArgumentError(
             "host", f"{host!r} can be reached from other machines, so tokens are needed; none is given"
         )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        # Any other name is whatever its resolver says, also one that begins with 127.
+        return host.lower() == "localhost"

@@ -106,8 +106,9 @@ class ServerProtocol:
         if isinstance(frame, frames.Subscribe):
             self._subscriptions[frame.id] = _Subscription()
         else:
-            self._commands[frame.id] = len(message)
-            self._commands_bytes += len(message)
+            size = len(message) if message.isascii() else len(message.encode())
+            self._commands[frame.id] = size
+            self._commands_bytes += size
         return frame
 
     def _check(self, frame: frames.Subscribe | frames.Command, grant: Grant) -> None:
@@ -186,10 +187,15 @@ class ServerProtocol:
         """A post was handed over: nothing is said."""
         self._done(frame_id)
 
-    def refuse(self, frame_id: str, error: EngineError) -> str:
-        """A command failed, or a subscription cannot begin or go on: it has ended."""
-        if self._subscriptions.pop(frame_id, None) is None:
+    def refuse(self, frame_id: str, error: EngineError) -> str | None:
+        """A command failed, or a subscription cannot begin or go on: it has ended.
+
+        None where its client ended the subscription meanwhile: then nothing may be said.
+        """
+        if frame_id in self._commands:
             self._done(frame_id)
+        elif self._subscriptions.pop(frame_id, None) is None:
+            return None
         return frames.encode(frame_of(error, frame_id))
 
     def failed_later(self, frame_id: str, error: EngineError) -> str:
@@ -207,20 +213,22 @@ class ServerProtocol:
         subscription = self._subscriptions.get(frame_id)
         if subscription is None:
             return None
+        assert not subscription.cursor, "a subscription begins once"
         subscription.cursor, subscription.whole = str(cursor), not snapshot
         return frames.encode(frames.Subscribed(id=frame_id, cursor=subscription.cursor))
 
     def snapshot(self, frame_id: str, sessions: list[frames.WireSession], *, last: bool) -> str | None:
         """A part of the snapshot that the subscription begins with."""
-        subscription = self._subscriptions.get(frame_id)
+        subscription = self._begun(frame_id)
         if subscription is None:
             return None
+        assert not subscription.whole, "a snapshot comes once, right after `subscribed`"
         subscription.whole = last
         return frames.encode(frames.Snapshot(id=frame_id, cursor=subscription.cursor, sessions=sessions, last=last))
 
     def events(self, frame_id: str, events: Sequence[str], cursor: Cursor) -> str | None:
         """Events, each encoded already as a `WireRecorded`; `cursor` is the place after the last of them."""
-        subscription = self._subscriptions.get(frame_id)
+        subscription = self._begun(frame_id)
         if subscription is None:
             return None
         after, subscription.cursor = subscription.cursor, str(cursor)
@@ -244,13 +252,15 @@ class ServerProtocol:
 
     def reset(self, frame_id: str, reason: str, start: Cursor | None) -> str | None:
         """What the client holds is no longer the log's content: the subscription has ended."""
-        if self._subscriptions.pop(frame_id, None) is None:
+        if self._begun(frame_id) is None:
             return None
+        del self._subscriptions[frame_id]
         return frames.encode(frames.Reset(id=frame_id, reason=reason, start="start" if start is None else str(start)))
 
     def unsubscribe(self, frame_id: str) -> str:
-        """End a subscription because its client asked for it."""
-        subscription = self._subscriptions.pop(frame_id)
+        """End a subscription because its client asked for it. From now on its id may be used again, so nobody may still be
+        at work on this one."""
+        subscription = self._subscriptions.pop(frame_id, _Subscription())
         return frames.encode(frames.Unsubscribed(id=frame_id, cursor=subscription.cursor if subscription.whole else ""))
 
     def closing(self, reason: str) -> str:
@@ -263,8 +273,14 @@ class ServerProtocol:
         self._subscriptions.clear()
         return frames.encode(frames.Closing(reason=reason, cursors=cursors))
 
-    def _move(self, frame_id: str, cursor: Cursor) -> bool:
+    def _begun(self, frame_id: str) -> _Subscription | None:
+        """The subscription, or None where it has ended meanwhile."""
         subscription = self._subscriptions.get(frame_id)
+        assert subscription is None or subscription.cursor, "nothing is said of a subscription before `subscribed`"
+        return subscription
+
+    def _move(self, frame_id: str, cursor: Cursor) -> bool:
+        subscription = self._begun(frame_id)
         if subscription is None:
             return False
         subscription.cursor = str(cursor)
@@ -275,6 +291,7 @@ class Pace:
     """How fast a connection may send: so many frames a second, and a burst. A token bucket that is told the time."""
 
     def __init__(self, *, per_s: float, burst: int, now: float) -> None:
+        """`burst` is 1 or more."""
         self._per_s = per_s
         self._burst = burst
         self._left = float(burst)
@@ -284,7 +301,7 @@ class Pace:
         """Count one frame. Returns how many seconds the next one has to wait."""
         self._left = min(self._burst, self._left + (now - self._at) * self._per_s) - 1
         self._at = now
-        return max(0.0, -self._left / self._per_s)
+        return max(0.0, (1 - self._left) / self._per_s)
 
 
 def _name(frame: frames.ClientFrame) -> str:

@@ -5,15 +5,18 @@ Invariants: what is no frame is told in words, and never as another exception; a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
-from engine.events import RecordedEvent, Skipped, UnknownEvent
+from engine.events import RecordedEvent, Skipped, UnknownEvent, definition_of
 from engine.server.frames.from_client import ClientFrame, FromClient
 from engine.server.frames.from_server import FromServer, ServerFrame, WireRecorded
 from engine.server.frames.words import Id
+
+WORDS_CHARS_MAX: Final = 300
+"""What is wrong with a frame, in characters: it names what was sent, which may be as large as a frame."""
 
 _encoder = msgspec.json.Encoder()
 _from_client: msgspec.json.Decoder[FromClient] = msgspec.json.Decoder(FromClient, strict=True)
@@ -29,6 +32,7 @@ def encode_event(recorded: RecordedEvent) -> str:
     """An event as it stands in an `events` frame (see `WireRecorded`): the same text for everybody who gets it."""
     event = recorded.event
     content = event.data.encode() if isinstance(event, UnknownEvent) else _encoder.encode(event)
+    definition = definition_of(type(event))
     return encode_part(
         WireRecorded(
             cursor=str(recorded.cursor),
@@ -37,6 +41,7 @@ def encode_event(recorded: RecordedEvent) -> str:
             seq=recorded.seq,
             type=recorded.type,
             version=recorded.version,
+            event_version=recorded.version if definition is None else definition.version,
             event_id=recorded.event_id,
             occurred_at=recorded.occurred_at,
             recorded_at=recorded.recorded_at,
@@ -73,7 +78,8 @@ def _words(problem: Exception) -> str:
         return "it is nested too deeply"
     if isinstance(problem, UnicodeEncodeError):
         return "it holds a lone surrogate"
-    return str(problem)
+    text = "".join([char if char.isprintable() else "\ufffd" for char in str(problem)[: WORDS_CHARS_MAX + 1]])
+    return text if len(text) <= WORDS_CHARS_MAX else f"{text[: WORDS_CHARS_MAX - 1]}…"
 
 
 class _Named(Struct):

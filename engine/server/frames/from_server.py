@@ -65,6 +65,9 @@ class WireRecorded(Struct, frozen=True, kw_only=True):
     seq: int
     type: str
     version: int
+    """The version it was stored in."""
+    event_version: int
+    """The version that `event` has: the server's current one of the type where it could read what is stored, else `version`."""
     event_id: str
     occurred_at: int
     recorded_at: int
@@ -112,10 +115,11 @@ class Reset(ServerFrame, tag="reset", frozen=True, kw_only=True):
 
 
 class Unsubscribed(ServerFrame, tag="unsubscribed", frozen=True, kw_only=True):
-    """The subscription has ended because the client asked for it; `cursor` is where it may go on."""
+    """The subscription has ended because the client asked for it, or by itself a moment before."""
 
     id: str
     cursor: str
+    """Where it may go on; empty where there is no such place: it had not begun, had ended, or was in its snapshot."""
 
 
 class WireSession(Struct, frozen=True, kw_only=True):
@@ -208,7 +212,7 @@ class Error(ServerFrame, tag="error", frozen=True, kw_only=True):
     written: Literal["nothing", "unknown"]
     """Whether anything was written. `unknown`: send the same command again, with the same id, once the server is back."""
     details: JsonObject = {}
-    """The error's own fields (`expected`, `found`, ...)."""
+    """The error's own fields (`expected`, `found`, ...): text, whole numbers, null."""
 
 
 class Closing(ServerFrame, tag="closing", frozen=True, kw_only=True):
