@@ -1,0 +1,149 @@
+"""Other people's clients: the `websockets` library with its reconnect loop, and the README's page in a JavaScript engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from engine import Engine
+from engine.events import MessageUpdated, PartDelta, PartUpdated
+from engine.server import Server, Token, serve
+from tests.support.engines import checked_engine
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLLOWER = ROOT / "tests" / "support" / "reconnecting.py"
+BROWSER = ROOT / "tests" / "support" / "page.js"
+SECRET = "a-token-for-other-people"
+PAGE = re.search(r"^```html\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@asynccontextmanager
+async def served(path: Path, port: int = 0, **options: object) -> AsyncIterator[tuple[Engine, Server]]:
+    """An engine on this file and its server; both end with the block, as when their process is stopped."""
+    tokens = [Token(SECRET)]
+    async with checked_engine(path) as engine, trio.open_nursery() as nursery:
+        server = await nursery.start(partial(serve, engine, port=port, tokens=tokens, **options))
+        yield engine, server
+        await server.close()
+
+
+async def lines_of(stream: trio.abc.ReceiveStream) -> AsyncIterator[str]:
+    """The lines a process prints."""
+    data = b""
+    async for received in stream:
+        data += received
+        *lines, data = data.split(b"\n")
+        for line in lines:
+            yield line.decode()
+
+
+async def next_line(lines: AsyncIterator[str], wanted: str = "") -> str:
+    """The next line that contains this."""
+    with trio.fail_after(30):
+        async for line in lines:
+            if wanted in line:
+                return line
+    raise AssertionError(f"it ended without a line with {wanted!r}")
+
+
+async def test_the_websockets_library_and_its_reconnect_loop_follow_across_restarts(tmp_path: Path) -> None:
+    """The server is stopped and started again on the same port twice: each event comes once, in order."""
+    path, rounds, each = tmp_path / "a.db", 3, 40
+    port = 0
+    got: list[list[object]] = []
+    async with trio.open_nursery() as nursery:
+        process: trio.Process | None = None
+        for number in range(rounds):
+            async with served(path, port) as (engine, server):
+                port = server.port
+                if number == 0:
+                    session = await engine.create_session("s")
+                    await session.append(MessageUpdated("m", "user"))
+                    command = [sys.executable, str(FOLLOWER), server.url, "s", str(2 + rounds * each), SECRET]
+                    process = await nursery.start(
+                        partial(trio.run_process, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                    )
+                    assert process is not None
+                    assert process.stdout is not None
+                    assert process.stderr is not None
+                    printed, said = lines_of(process.stdout), lines_of(process.stderr)
+                await next_line(said, "connected")
+                session = await engine.session("s")
+                for n in range(each):
+                    await session.append(PartUpdated(f"p{number}.{n}", "m", "text", {"text": "x"}))
+                    if n == each // 2:
+                        got.append(json.loads(await next_line(printed)))
+        while len(got) < 2 + rounds * each:
+            got.append(json.loads(await next_line(printed)))
+    assert [seq for _, seq, _ in got] == list(range(1, 3 + rounds * each))
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+async def test_the_page_of_the_readme_follows_and_resumes_in_a_javascript_engine(tmp_path: Path) -> None:
+    """What is shown is the session's text, in code points, before and after the server was restarted."""
+    supported = subprocess.run(
+        ["node", "--experimental-websocket", "-e", "process.exit(typeof WebSocket === 'function' ? 0 : 1)"],
+        capture_output=True,
+        check=False,
+    )
+    if supported.returncode:
+        pytest.skip("this node has no WebSocket")
+    assert PAGE is not None
+    page = tmp_path / "follow.html"
+    page.write_text(PAGE[1], encoding="utf-8")
+    path, port = tmp_path / "a.db", 0
+    async with trio.open_nursery() as nursery:
+        for number in range(2):
+            async with served(path, port, origins=["*"]) as (engine, server):
+                port = server.port
+                session = await engine.create_session("s") if number == 0 else await engine.session("s")
+                if number == 0:
+                    await session.append(
+                        MessageUpdated("m", "user"), PartUpdated("p", "m", "text", {"text": "before 😀"})
+                    )
+                    where = f"#url={server.url}&session=s&token={SECRET}"
+                    command = ["node", "--experimental-websocket", str(BROWSER), str(page), where]
+                    process = await nursery.start(partial(trio.run_process, command, stdout=subprocess.PIPE, check=False))
+                    assert process.stdout is not None
+                    shown = lines_of(process.stdout)
+                    await next_line(shown, '"before 😀"')
+                    await session.append(PartUpdated("q", "m", "text", {"text": "1😀"}))
+                    await session.append(PartDelta("q", "m", "text", 2, "2"))
+                    await next_line(shown, '"before 😀\\n1😀2"')
+                else:
+                    await session.append(PartDelta("q", "m", "text", 3, "3"))
+                    await next_line(shown, '"before 😀\\n1😀23"')
+        process.kill()
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+async def test_the_page_of_the_readme_follows_in_chromium(tmp_path: Path) -> None:
+    """Headless Chromium loads the page, and its document shows the session."""
+    assert PAGE is not None
+    assert CHROMIUM is not None
+    page = tmp_path / "follow.html"
+    page.write_text(PAGE[1], encoding="utf-8")
+    async with served(tmp_path / "a.db", origins=["null"]) as (engine, server):
+        session = await engine.create_session("s")
+        await session.append(MessageUpdated("m", "user"), PartUpdated("p", "m", "text", {"text": "seen "}))
+        await session.append(PartDelta("p", "m", "text", 5, "by a browser"))
+        where = f"{page.as_uri()}#url={server.url}&session=s&token={SECRET}"
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+        with trio.fail_after(60):
+            done = await trio.run_process(
+                [CHROMIUM, *flags, "--timeout=5000", "--dump-dom", where], capture_stdout=True, capture_stderr=True
+            )
+        assert "seen by a browser" in done.stdout.decode()
