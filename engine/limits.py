@@ -119,6 +119,8 @@ class ServerLimits:
     """Events of one read of the log while catching up: it runs on the loop, so it must stay short."""
     page_bytes_max: int = 256 * 1024
     """The same in bytes; one larger event still makes a page."""
+    encoded_bytes_max: int = 4 * 1024 * 1024
+    """Texts of events that are kept for other connections: those who are live want the same ones at about the same time."""
     answers_kept_max: int = 10_000
     """Answers to `stop` that are kept for a client that asks again: what they ended lives no longer than the process."""
 

@@ -36,6 +36,8 @@ class Core:
         self.limits = limits
         self.ports = ports
         self._fork = ForkGuard()
+        self.closing = trio.Event()
+        """Set when it begins to close."""
         self.hub = Hub(self._record, limits)
         self.writer = Writer(
             files.transactor,
@@ -181,6 +183,7 @@ class Core:
 
     async def close(self) -> None:
         """Commit or answer everything accepted, then let the followers end."""
+        self.closing.set()
         deadline = trio.current_time() + self.limits.shutdown_s
         try:
             with trio.CancelScope(deadline=deadline, shield=True):

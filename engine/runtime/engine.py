@@ -15,7 +15,7 @@ import trio
 
 from engine.commands import Append, Replace
 from engine.errors import InvalidArgumentError, UnknownSessionError
-from engine.events import START, After, Envelope, Receipt, SessionStarted, parse, prepare
+from engine.events import START, After, Cursor, Envelope, Receipt, SessionStarted, parse, prepare
 from engine.limits import ID_CHARS_MAX, Limits
 from engine.maintenance import SweepReport
 from engine.ports import Ports
@@ -74,13 +74,24 @@ class Workspace:
         Raises `SessionExistsError` when a live session has the id. With `event_id` the same call may be sent again.
         Cancelled: the session exists or not; `session()` tells.
         """
-        core = self._core
-        core.check_fork()
-        name = session_id if session_id is not None else core.ports.ids.new_id("ses")
-        check_id("session_id", name)
+        name = session_id if session_id is not None else self._core.ports.ids.new_id("ses")
+        receipt = await self.open_session(name, title=title, parent_id=parent_id, metadata=metadata, event_id=event_id)
+        return Session(self._core.context, self._workspace, name, receipt.incarnation)
+
+    async def open_session(
+        self,
+        session_id: str,
+        *,
+        title: str | None = None,
+        parent_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        event_id: str | None = None,
+    ) -> Receipt:
+        """As `create_session`, but gives the receipt: for whoever hands it on."""
+        self._core.check_fork()
+        check_id("session_id", session_id)
         event = SessionStarted(title, parent_id, metadata or {})
-        receipt = await self._append(name, (Envelope(event, event_id) if event_id else event,))
-        return Session(core.context, self._workspace, name, receipt.incarnation)
+        return await self._append(session_id, (Envelope(event, event_id) if event_id else event,))
 
     async def session(self, session_id: str, *, incarnation: int | None = None) -> Session:
         """A handle on a live session, or `UnknownSessionError`.
@@ -100,6 +111,20 @@ class Workspace:
         await trio.lowlevel.checkpoint()
         reader = core.files.reader
         incarnation = await core.ports.step(lambda: reader.live_session(self._workspace, session_id))
+        if incarnation is None:
+            raise UnknownSessionError(session_id)
+        return Session(core.context, self._workspace, session_id, incarnation)
+
+    async def last_session(self, session_id: str) -> Session:
+        """A handle on the latest life of a session id, also where it has ended, or `UnknownSessionError`.
+
+        What is written to a life that has ended is skipped as `removed`, but an event id that it knows still answers
+        `Duplicate`: for whoever was not told what became of a write.
+        """
+        core = self._core
+        core.check_fork()
+        await trio.lowlevel.checkpoint()
+        incarnation = await core.ports.step(lambda: core.files.reader.last_incarnation(self._workspace, session_id))
         if incarnation is None:
             raise UnknownSessionError(session_id)
         return Session(core.context, self._workspace, session_id, incarnation)
@@ -201,6 +226,27 @@ class Engine(Workspace):
     def epoch(self) -> str:
         """The id of this writing open; empty while a full disk keeps it from beginning."""
         return self._core.epoch
+
+    @property
+    def ports(self) -> Ports:
+        """The primitives it was opened with."""
+        return self._core.ports
+
+    async def head(self) -> Cursor:
+        """The cursor after the last committed event of all workspaces."""
+        core = self._core
+        core.check_fork()
+        await trio.lowlevel.checkpoint()
+
+        def step() -> Cursor:
+            with core.files.reader.snapshot() as snapshot:
+                return snapshot.cursor
+
+        return await core.ports.step(step)
+
+    async def wait_closing(self) -> None:
+        """Wait until the engine begins to close: its block is being left."""
+        await self._core.closing.wait()
 
     def workspace(self, name: str) -> Workspace:
         """The same surface for another workspace. Workspaces never see each other."""

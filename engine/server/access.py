@@ -156,7 +156,8 @@ def speaks(subprotocols: Sequence[str]) -> bool:
 
 
 def check_origins(origins: Iterable[str]) -> tuple[str, ...]:
-    """The pages that may connect (a single one may stand there as text), as browsers name them: `*`, `null`, or `scheme://host[:port]` in lower case.
+    """The pages that may connect, as browsers name them: `*`, `null`, or `scheme://host[:port]` in lower case. A single one
+    may be given as text.
 
     Raises `InvalidArgumentError` for one that no browser could send, since it would quietly allow nothing.
     """

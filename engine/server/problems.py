@@ -55,12 +55,13 @@ def frame_of(error: EngineError, frame_id: str | None) -> Error:
     # An error class of somebody else's stands under the nearest one that the wire knows.
     known = next(cls for cls in type(error).__mro__ if CODES.get(code_of(cls)) is cls)
     values = {name: getattr(error, name) for name in _FIELDS[known]}
-    details = {
-        name: _text(value) if isinstance(value, str) else value
-        for name, value in values.items()
-        if _fits(known, name, value)
-    }
-    return Error(id=frame_id, code=code_of(known), message=_text(str(error)), written=error.written, details=details)
+    return Error(
+        id=frame_id,
+        code=code_of(known),
+        message=_text(str(error)),
+        written=error.written,
+        details={name: _cut(value) for name, value in values.items() if _fits(known, name, value)},
+    )
 
 
 def error_of(frame: Error) -> EngineError:
@@ -84,8 +85,7 @@ def _details(cls: type[EngineError], found: Mapping[str, Any]) -> dict[str, Any]
     details: dict[str, Any] = {}
     for field in attrs.fields(cls):
         if field.name in found and _fits(cls, field.name, found[field.name]):
-            value = found[field.name]
-            details[field.name] = _text(value) if isinstance(value, str) else value
+            details[field.name] = _cut(found[field.name])
         elif field.name in found or field.default is attrs.NOTHING:
             return None
     return details
@@ -95,8 +95,12 @@ def _fits(cls: type[EngineError], name: str, value: object) -> bool:
     return type(value) in _FIELDS[cls][name] and not (isinstance(value, int) and abs(value) >= 2**63)
 
 
+def _cut(value: Any) -> Any:
+    return _text(value) if isinstance(value, str) else value
+
+
 def _text(text: str) -> str:
-    """A text of one line that every encoder takes: the name of a file may hold what is no character."""
+    """A text of bounded length that every encoder takes: the name of a file may hold what is no character."""
     if len(text) > TEXT_CHARS_MAX:
         text = f"{text[: TEXT_CHARS_MAX - 1]}…"
     return text.encode("utf-8", "replace").decode() if not text.isascii() else text

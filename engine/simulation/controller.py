@@ -327,7 +327,7 @@ class Controller:
             self._stuck()
         else:
             self.jumps += 1
-            self.clock.jump_to(deadline)
+            self.clock.jump_to(deadline, held=bool(self.held))
         return verdict != "stuck"
 
     def _jump_for(self, actor: Actor, value: str) -> bool:

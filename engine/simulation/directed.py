@@ -20,6 +20,8 @@ from engine.simulation.schedule import Hold, Schedule
 from engine.simulation.strategies import Profile
 
 _DIGITS: Final = re.compile(r"[0-9~]+")
+HARMS: Final = (("lost/0", "lost/all"), ("lost/1", "delay/60000"), ("split/1",))
+"""What is done to each operation of a connection, the most telling first: bytes are gone, or came unknown to the sender."""
 PAIRS_MAX: Final = 60_000
 """Pairs that are looked at: enough for some dozens of actors, and quick."""
 
@@ -113,12 +115,18 @@ def _racing(profile: Profile) -> dict[tuple[str, str], list[tuple[int, int]]]:
 def disturbing(profile: Profile, kinds: Iterable[str], holds: Sequence[Hold]) -> Iterator[Disturbance]:
     """One disturbance at each named operation, those first that conflict with somebody's."""
     touched = {hold.held for hold in holds} | {hold.until for hold in holds}
-    places = [step.address for step in profile.steps if not step.op.silent]
-    places.sort(key=lambda place: place not in touched)
+    steps = [step for step in profile.steps if not step.op.silent]
+    steps.sort(key=lambda step: step.address not in touched)
     wanted = [kind for kind in ("cancel", "timeout", "crash") if kind in kinds]
-    for place in places:
+    for step in steps:
         for kind in wanted:
-            yield Disturbance(kind, place, "power" if kind == "crash" else "1")
+            yield Disturbance(kind, step.address, "power" if kind == "crash" else "1")
+        for harm in HARMS[0] if step.op.wire and "net" in kinds else ():
+            yield Disturbance("net", step.address, harm)
+    for harms in HARMS[1:] if "net" in kinds else ():
+        for step in steps:
+            for harm in harms if step.op.wire else ():
+                yield Disturbance("net", step.address, harm)
 
 
 def candidates(profile: Profile, kinds: Iterable[str], limit: int) -> list[Schedule]:

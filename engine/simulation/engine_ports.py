@@ -74,6 +74,11 @@ class SimulatedMailbox(Mailbox[Any]):
         self._taken = self._cut = 0
 
 
+def _fair_time(controller: Controller) -> float:
+    """Virtual seconds, without those in which the schedule held somebody and nobody else could run."""
+    return controller.clock.now - controller.clock.held
+
+
 class SimulatedReply(Reply[Any]):
     """A reply that can be lost on its way: then its waiter is cancelled at the moment in which it would have been told."""
 
@@ -84,8 +89,9 @@ class SimulatedReply(Reply[Any]):
         self.accepted = False
         """Whether somebody waits, or waited, for the answer: then the command had been accepted."""
         self.answered_after_s = 0.0
-        self.asked_at = trio.current_time()
-        _controller().replies.append(self)
+        controller = _controller()
+        self.asked_at = _fair_time(controller)
+        controller.replies.append(self)
 
     async def wait(self) -> Any:
         self.accepted = True
@@ -106,7 +112,7 @@ class SimulatedReply(Reply[Any]):
         super().reject(error)
 
     def _deliver(self, controller: Controller) -> None:
-        self.answered_after_s = trio.current_time() - self.asked_at
+        self.answered_after_s = _fair_time(controller) - self.asked_at
         self._lose(controller)
 
     def _lose(self, controller: Controller) -> None:

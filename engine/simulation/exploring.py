@@ -51,8 +51,8 @@ def explore(
     `schedules` bounds their number, `seconds` the wall time. `strategy`: `auto` (the default order, directed reversals, then
     a portfolio), `directed`, `exhaustive` (every order of conflicting operations, see `explore_exhaustively`, which takes
     `options` of its own and no faults), or one of `STRATEGIES`. `faults`: kinds of disturbance to try (`timeout`, `cancel`,
-    `cut`, `lose`, `fault`, `crash`). `first`: schedules to try before anything else (a corpus). `on_run(number, run)` hears
-    of every run. Stops after `failures_max` failures. Raises `SimulationSetupError` for an unknown strategy.
+    `cut`, `lose`, `fault`, `crash`, `net`). `first`: schedules to try before anything else (a corpus). `on_run(number, run)`
+    hears of every run. Stops after `failures_max` failures. Raises `SimulationSetupError` for an unknown strategy.
     """
     kinds = tuple(faults)
     if strategy == "exhaustive":

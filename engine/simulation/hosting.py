@@ -223,10 +223,10 @@ class Host:
             return False
         process = self._processes[-1]
         how, _, number = value.partition("/")
-        if how == "power" and not self.logs:
-            return False  # no engine was opened: there is nothing to lose
+        if how == "power" and not self.logs and not process.network.used:
+            return False  # nothing was opened: there is nothing to lose
         process.crashed, process.how = True, value
-        if how == "power":
+        if how == "power" and self.logs:
             medium = Medium(self.logs[-1], at=len(self.logs[-1]))
             images = list(medium.images(random.Random(f"{self._seed} power"), POWER_IMAGES))
             self._image = images[int(number or len(images) - 1) % len(images)]

@@ -26,6 +26,12 @@ FAIR_AFTER: Final = 2_000
 
 FAULT_CHANCE: Final = 0.01
 DEATH_CHANCE: Final = 1 / 300
+LOSSES: Final = 2.0
+"""How often a connection is disturbed in a run, on average: once to lose something, and once while that is being mended."""
+DELAYS_MS: Final = (10, 1_000, 60_000)
+"""Behind what comes next; beyond what is retried soon; beyond what is waited for."""
+UNIT_BITS: Final = 8
+"""Where bytes are cut: before the 256th, and each power of two as likely as the next."""
 CRASHES: Final = ("process", "power/0", "power/1", "power/2", "power/3", "power/4", "power/5", "power/6", "power/7")
 """Ways to die: what was written stays, or one of the images that a power failure may leave."""
 
@@ -57,22 +63,40 @@ class Disturber:
 
     def __init__(self, rng: random.Random, kinds: Sequence[str], profile: Profile) -> None:
         self._rng = rng
-        self._kinds = [kind for kind in kinds if kind not in ("cut", "fault")]
+        self._kinds = [kind for kind in kinds if kind not in ("cut", "fault", "net")]
         self._cuts = "cut" in kinds
         self._faults = "fault" in kinds
         self._crashes = "crash" in kinds
         self._chance = 1.0 / max(1, len(profile.steps))
+        wires = sum(step.op.wire for step in profile.steps)
+        self._losses = LOSSES / max(LOSSES, wires) if "net" in kinds else 0.0
 
     def disturb(self, actor: Actor) -> Disturbance | None:
         """What to do to the operation that this actor is about to do."""
         rng = self._rng
+        if self._losses and actor.op.wire and rng.random() < self._losses:
+            return Disturbance("net", Address(*actor.place), self._harm())
         if not self._kinds or rng.random() >= self._chance:
             return None
         kind = self._kinds[int(rng.random() * len(self._kinds))]
         value = "1"
         if kind == "crash":
             value = CRASHES[int(rng.random() * len(CRASHES))]
-        return Disturbance(kind, Address(actor.name, actor.op.label, actor.nth), value)
+        return Disturbance(kind, Address(*actor.place), value)
+
+    def _harm(self) -> str:
+        """What happens to a connection: mostly it is lost, at one end of what is sent or in its midst."""
+        rng = self._rng
+        kind, bytes_cut = rng.random(), int(2 ** (rng.random() * UNIT_BITS))
+        if kind < 0.2:
+            return "lost/0"
+        if kind < 0.4:
+            return "lost/all"
+        if kind < 0.6:
+            return f"lost/{bytes_cut}"
+        if kind < 0.8:
+            return f"split/{bytes_cut}"
+        return f"delay/{DELAYS_MS[int(rng.random() * len(DELAYS_MS))]}"
 
     def cut(self, waiting: int) -> int:
         """Where to cut a batch, in a third of the cases."""

@@ -136,6 +136,7 @@ def twin(
     schedules: int = 20,
     strategy: str = "auto",
     mode: str = "macro",
+    faults: Iterable[str] = (),
     python: tuple[str, str] | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> Twins:
@@ -147,6 +148,7 @@ def twin(
     """
     targets = [target] if isinstance(target, str) else list(target)
     plan = {"targets": targets, "seeds": list(seeds), "schedules": schedules, "strategy": strategy, "mode": mode}
+    plan["faults"] = list(faults)
     one, other = ((exe, "-m", __name__, json.dumps(plan)) for exe in python or (sys.executable, sys.executable))
     return twin_commands((one, other), timeout_s=timeout_s)
 
@@ -234,6 +236,7 @@ def main(plan: dict[str, Any]) -> None:
                 schedules=plan["schedules"],
                 strategy=plan.get("strategy", "auto"),
                 mode=plan.get("mode", "macro"),
+                faults=plan.get("faults", ()),
                 seed=seed,
                 failures_max=plan["schedules"],
                 on_run=partial(_report, f"{target} {seed}."),

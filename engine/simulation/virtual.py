@@ -27,6 +27,8 @@ class SimulatedClock(trio.abc.Clock):
     def __init__(self) -> None:
         self.now = 0.0
         """Virtual seconds since the run began."""
+        self.held = 0.0
+        """Those of them that passed while nobody could run but whom the schedule held: that is nobody's slowness."""
         self.when_idle: Callable[[float], float] | None = None
         """Hears of the next deadline; returns how long trio may sleep."""
 
@@ -39,9 +41,11 @@ class SimulatedClock(trio.abc.Clock):
     def deadline_to_sleep_time(self, deadline: float) -> float:
         return self.when_idle(deadline) if self.when_idle is not None else 0.0
 
-    def jump_to(self, deadline: float) -> None:
-        """Let time pass until a deadline."""
-        self.now = max(self.now, deadline)
+    def jump_to(self, deadline: float, *, held: bool = False) -> None:
+        """Let time pass until a deadline; `held`: the schedule holds somebody."""
+        before, self.now = self.now, max(self.now, deadline)
+        if held:
+            self.held += self.now - before
 
     def jump(self, seconds: float) -> None:
         """Let time pass, a little more than so many seconds: what is due then is due, whatever was rounded."""

@@ -279,6 +279,14 @@ class LogReader:
             ).get
         return row if isinstance(row, int) else None
 
+    def last_incarnation(self, workspace: str, session_id: str) -> int | None:
+        """The number of the session's latest incarnation, live or not; None where the id was never used. One snapshot."""
+        with self.snapshot():
+            row = self._query(
+                "SELECT incarnation FROM stream WHERE workspace = ? AND session_id = ?", (workspace, session_id)
+            ).get
+        return row if isinstance(row, int) and row > 0 else None
+
     def imported(
         self, workspace: str, *, after: int = 0, session_id: str | None = None, limit: int | None = None
     ) -> list[ImportedRow]:

@@ -45,6 +45,9 @@ FUNCTION_LINES_MAX = 75
 CATCHES: dict[str, str] = {
     "writer/actor.py:_attempt": "a bug in a batch is answered to its callers as outcome unknown; the writer stops",
     "session/registry.py:_supervise": "supervision: an actor's own failure must not take its neighbours down",
+    "server/connection.py:run": "supervision: what a peer or the library does to one connection must not end the server",
+    "server/connection.py:_guarded": "supervision: a bug in a task of a connection ends that connection, with its code",
+    "server/commands.py:_carry_out": "supervision: a bug in a command ends the connection that sent it, never the server",
 }
 """Where `except Exception` around an await does not raise again, each with its reason."""
 

@@ -67,7 +67,7 @@ class WireRecorded(Struct, frozen=True, kw_only=True):
     version: int
     """The version it was stored in."""
     event_version: int
-    """The version that `event` has: the server's current one of the type where it could read what is stored, else `version`."""
+    """The version that `event` is in: the server's own where it could read what is stored, else `version`."""
     event_id: str
     occurred_at: int
     recorded_at: int

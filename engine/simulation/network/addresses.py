@@ -67,6 +67,11 @@ class SimulatedNetwork:
         self._listeners: list[SimulatedListener] = []
         self._dead = False
 
+    @property
+    def used(self) -> bool:
+        """Whether anything was opened through it."""
+        return bool(self._streams or self._listeners)
+
     def process(self) -> SimulatedNetwork:
         """The same network for a process of its own, to which what it opens and accepts belongs."""
         return SimulatedNetwork(self._wires)

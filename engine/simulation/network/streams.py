@@ -71,7 +71,7 @@ class SimulatedStream(trio.abc.Stream):
         """
         with self._sending:
             unit = _Sending(self, bytes(data))
-            if unit.data:
+            if unit.data and not self._closed and not self._dead:
                 await self._points.before(self._send_op, "send", unit.disturb)
             else:
                 await trio.lowlevel.checkpoint()
@@ -118,7 +118,9 @@ class SimulatedStream(trio.abc.Stream):
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError(f"receive_some: expected 1 byte or more, found {max_bytes}")
         with self._receiving:
-            if self._closed or self._dead or self._in.readable:
+            if self._closed or self._dead:
+                await trio.lowlevel.checkpoint()
+            elif self._in.readable:
                 await self._points.before(self._receive_op, "receive", self._disturb_receive)
             self._must_be_open()
             while not self._in.readable:

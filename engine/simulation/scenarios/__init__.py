@@ -3,6 +3,7 @@
 from engine.simulation.scenarios import (
     beyond,
     isolation,
+    networked,
     race_1_engine,
     race_1_late_part,
     race_2_engine,
@@ -22,6 +23,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     *race_3_sequences.NAIVE,
     *race_4_replaying.NAIVE,
     *race_5_reingest.NAIVE,
+    *networked.NAIVE,
     *race_1_engine.ENGINE,
     *race_2_engine.ENGINE,
     *race_3_engine.ENGINE,
@@ -29,6 +31,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     *race_5_engine.ENGINE,
     *beyond.ENGINE,
     *isolation.ENGINE,
+    *networked.ENGINE,
 )
 
 __all__ = ["SCENARIOS", "Program", "Scenario"]

@@ -151,7 +151,7 @@ _INTERCEPTED: Final = (
         "socket.__new__ socket.getaddrinfo socket.gethostbyname socket.gethostbyaddr socket.gethostname",
         "trapped",
         _RAISES,
-        "use an in-memory stream or channel (asyncio's loops need sockets too: use trio)",
+        "use `sim.network`, or an in-memory stream or channel (asyncio's loops need sockets too: use trio)",
     ),
     *_each(
         "garbage",
