@@ -18,7 +18,7 @@ from engine.events import (
     UnknownEvent,
     event,
 )
-from engine.limits import Limits
+from engine.limits import Limits, StreamLimits
 from engine.projections import handles, projection
 from engine.runtime import Engine, Reader, Workspace, open_engine, open_reader
 from engine.session import Message, Session, Turn
@@ -43,6 +43,7 @@ __all__ = [
     "Reset",
     "Session",
     "Skipped",
+    "StreamLimits",
     "Turn",
     "UnknownEvent",
     "Workspace",

@@ -81,6 +81,35 @@ class Limits:
 
 
 @attrs.frozen(kw_only=True)
+class StreamLimits:
+    """What one reader of the log may hold in memory: at most its buffer and one page.
+
+    `engine.log(limits=StreamLimits(...))`; each is 1 or more. A stream without any has those of the engine's `Limits`
+    (`StreamLimits.of`); `attrs.evolve` changes one of them. A reader on a slow line wants little: what it does not take is
+    read from the log again.
+    """
+
+    buffer_events_max: int
+    """Committed events that wait for a live reader; one more and it is lagging, and the buffer is emptied."""
+    buffer_bytes_max: int
+    """The same in bytes of encoded events."""
+    page_events_max: int
+    """Events read from the log at once while catching up: the read is one step on the loop, and everybody waits for it."""
+    page_bytes_max: int
+    """The same in bytes of encoded events. The page ends with the event that reaches it."""
+
+    @classmethod
+    def of(cls, limits: Limits) -> StreamLimits:
+        """Those of an engine."""
+        return cls(
+            buffer_events_max=limits.subscriber_events_max,
+            buffer_bytes_max=limits.subscriber_bytes_max,
+            page_events_max=limits.page_items_max,
+            page_bytes_max=limits.page_bytes_max,
+        )
+
+
+@attrs.frozen(kw_only=True)
 class ServerLimits:
     """Limits of one WebSocket server. Counts unless the name ends in a unit; `_s` is seconds, `_bytes` octets of UTF-8.
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
-from engine.cli import demo, importing, log, output, race, rebuild, sessions, show, stats
+from engine.cli import demo, importing, log, output, race, rebuild, serve, sessions, show, stats
 from engine.errors import CallerError, EngineError
 
 DONE, REFUSED, WRONG, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
@@ -124,6 +124,7 @@ engine.add_command(show.command)
 engine.add_command(log.command)
 engine.add_command(stats.command)
 engine.add_command(rebuild.command)
+engine.add_command(serve.command)
 engine.add_command(demo.command)
 engine.add_command(race.command)
 

@@ -206,7 +206,12 @@ class Lagging:
 
 @attrs.frozen
 class Reset:
-    """What the reader holds is no longer the log's content; it must start anew from `cursor`. Ends the stream."""
+    """What the reader holds is no longer the log's content: it must drop it and start anew. Ends the stream.
+
+    `cursor` None: begin anywhere, best with `read.snapshot` and its cursor, or at `START`. Anything else is a place at which
+    what the reader holds is right again, and a new stream from there continues. A replaced import leaves no such place,
+    because what it removed may lie anywhere before the cursor.
+    """
 
     reason: str
     cursor: Cursor | None

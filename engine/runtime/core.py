@@ -38,7 +38,7 @@ class Core:
         self._fork = ForkGuard()
         self.closing = trio.Event()
         """Set when it begins to close."""
-        self.hub = Hub(self._record, limits)
+        self.hub = Hub(self._record)
         self.writer = Writer(
             files.transactor,
             ports=ports,

@@ -16,7 +16,7 @@ import trio
 from engine.commands import Append, Replace
 from engine.errors import InvalidArgumentError, UnknownSessionError
 from engine.events import START, After, Cursor, Envelope, Receipt, SessionStarted, parse, prepare
-from engine.limits import ID_CHARS_MAX, Limits
+from engine.limits import ID_CHARS_MAX, Limits, StreamLimits
 from engine.maintenance import SweepReport
 from engine.ports import Ports
 from engine.projections import Progress, Projection, ReadModel
@@ -136,12 +136,14 @@ class Workspace:
         follow: bool = False,
         session_id: str | Collection[str] | None = None,
         skipped: bool = True,
+        limits: StreamLimits | None = None,
     ) -> LogStream:
         """`async with engine.log(after=cursor, follow=True) as log: async for item in log: ...`.
 
         `after`: `START`, `HEAD` or a `Cursor`. `follow` stays and waits for more. `session_id` narrows to one session, or to
         several (a collection of 1 to `Limits.subscription_sessions_max` ids); one that is not there has no events yet.
-        `skipped=False` leaves out events that changed nothing. See `LogStream` for what it yields and raises.
+        `skipped=False` leaves out events that changed nothing. `limits` bounds what the stream holds in memory and reads at
+        once (None: the engine's `Limits`). See `LogStream` for what it yields and raises.
 
         Raises `InvalidArgumentError`; nothing is read before the stream is entered.
         """
@@ -156,6 +158,7 @@ class Workspace:
             follow=follow,
             sessions=chosen_sessions(session_id, core.limits.subscription_sessions_max),
             skipped=skipped,
+            limits=limits or StreamLimits.of(core.limits),
         )
 
     def parse_event(self, type_name: str, data: bytes) -> Any:

@@ -17,7 +17,7 @@ import trio
 
 from engine.errors import StorageError
 from engine.events import START, After, Registry
-from engine.limits import Limits
+from engine.limits import Limits, StreamLimits
 from engine.maintenance import Fingerprint, fingerprint, integrity
 from engine.ports import Ports
 from engine.projections import ReadModel, RowCounts, count_rows
@@ -79,7 +79,12 @@ class ReaderWorkspace:
         return self._path
 
     def log(
-        self, *, after: After = START, session_id: str | Collection[str] | None = None, skipped: bool = True
+        self,
+        *,
+        after: After = START,
+        session_id: str | Collection[str] | None = None,
+        skipped: bool = True,
+        limits: StreamLimits | None = None,
     ) -> LogStream:
         """`async with reader.log(after=cursor) as log: async for item in log: ...`: everything committed, then the end.
 
@@ -95,6 +100,7 @@ class ReaderWorkspace:
             follow=False,
             sessions=chosen_sessions(session_id, self._limits.subscription_sessions_max),
             skipped=skipped,
+            limits=limits or StreamLimits.of(self._limits),
         )
 
     async def statistics(self) -> LogStatistics:

@@ -16,7 +16,7 @@ import trio
 
 from engine.errors import EngineError
 from engine.events import HEAD, START, After, CaughtUp, Cursor, Lagging, LogItem, RecordedEvent, Reset
-from engine.limits import ServerLimits
+from engine.limits import ServerLimits, StreamLimits
 from engine.server import frames
 from engine.server.protocol import ServerProtocol
 from engine.server.served import ServedLog, ServedWorkspace
@@ -72,12 +72,13 @@ class Following:
             follow=True,
             session_id=self._frame.sessions,
             skipped=self._frame.skipped,
+            limits=stream_limits(self._shared.limits),
         )
 
     async def _pass_on(self, log: ServedLog) -> None:
         protocol, name = self._listener.protocol, self._frame.id
         limits, counters = self._shared.limits, self._shared.counters
-        while items := await _batch(log):
+        while items := await log.batch(limits.events_max, limits.events_bytes):
             for texts, cursor in cut(items, self._shared.texts, limits):
                 if await self._say(partial(protocol.events, name, texts, cursor)):
                     counters.frames_sent += 1
@@ -97,11 +98,14 @@ class Following:
         return await self._listener.send(lambda: None if self._over else make())
 
 
-async def _batch(log: ServedLog) -> list[LogItem]:
-    try:
-        return [await anext(log)]
-    except StopAsyncIteration:
-        return []
+def stream_limits(limits: ServerLimits) -> StreamLimits:
+    """What one subscription may hold in memory."""
+    return StreamLimits(
+        buffer_events_max=limits.buffer_events_max,
+        buffer_bytes_max=limits.buffer_bytes_max,
+        page_events_max=limits.page_events_max,
+        page_bytes_max=limits.page_bytes_max,
+    )
 
 
 def _place(after: str) -> After:

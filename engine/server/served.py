@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from engine.events import After, Cursor, LogItem, Receipt
+from engine.limits import StreamLimits
 from engine.ports import Ports
 
 
@@ -61,9 +62,7 @@ class ServedLog(Protocol):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None: ...
 
-    async def __anext__(self) -> LogItem: ...
-
-    def __aiter__(self) -> Self: ...
+    async def batch(self, events_max: int, bytes_max: int) -> list[LogItem]: ...
 
 
 class ServedWorkspace(Protocol):
@@ -95,6 +94,7 @@ class ServedWorkspace(Protocol):
         follow: bool = False,
         session_id: str | Collection[str] | None = None,
         skipped: bool = True,
+        limits: StreamLimits | None = None,
     ) -> ServedLog: ...
 
 

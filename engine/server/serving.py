@@ -5,7 +5,7 @@ Owns: the listeners, the nurseries, the order of the end. Must not know: what co
     serve ---- listening -> started(Server) -> waiting for: close(), cancellation, the engine's end
       host (shielded: it ends when everything has been said)
         connections: a task each, with its own nursery
-        work:        commands, whose connection may be gone
+        work:        commands, whose connection may be gone; given up after `shutdown_s`, which ends no connection
 
 Invariants: whatever ends the server, clients are told where to go on; a command that was read is carried out, or given up
 only after `shutdown_s`; a connection's failure is its own.
@@ -84,27 +84,28 @@ class Server:
 
     # --- inner ----------------------------------------------------------------------------------------
 
-    async def run(self, ssl_context: ssl.SSLContext | None, task_status: trio.TaskStatus[None]) -> None:
-        """Accept connections until it is to end, then end in order."""
+    async def run(
+        self, connections: trio.Nursery, ssl_context: ssl.SSLContext | None, task_status: trio.TaskStatus[Server]
+    ) -> None:
+        """Accept connections until it is to end, and let everything end then."""
         listeners: list[trio.abc.Listener[trio.abc.Stream]] = list(self._listening.listeners)
         if ssl_context is not None:
             # Browsers hang up without TLS's own goodbye.
             listeners = [trio.SSLListener(listener, ssl_context, https_compatible=True) for listener in listeners]
-        async with trio.open_nursery() as connections:
-            accepting = trio.CancelScope()
+        accepting = trio.CancelScope()
 
-            async def accept() -> None:
-                with accepting:
-                    await trio.serve_listeners(self._accept, listeners, handler_nursery=connections)
+        async def accept() -> None:
+            with accepting:
+                await trio.serve_listeners(self._accept, listeners, handler_nursery=connections)
 
-            self._shared.spawn(connections, accept, "server: accepting")
-            task_status.started()
-            await self.ending.wait()
-            accepting.cancel()
-            until = trio.current_time() + self._shared.limits.shutdown_s
-            for connection in list(self._connections):
-                connection.say_farewell(until)
-            self._shared.work.cancel_scope.deadline = until
+        self._shared.spawn(connections, accept, "server: accepting")
+        task_status.started(self)
+        await self.ending.wait()
+        accepting.cancel()
+        until = trio.current_time() + self._shared.limits.shutdown_s
+        for connection in list(self._connections):
+            connection.say_farewell(until)
+        self._shared.work.cancel_scope.deadline = until
 
     async def _accept(self, stream: trio.abc.Stream) -> None:
         limits = self._shared.limits
@@ -126,16 +127,16 @@ async def _host(
     make: Callable[[trio.Nursery], Server], ssl_context: ssl.SSLContext | None, task_status: trio.TaskStatus[Server]
 ) -> None:
     """Run a server where the cancellation of its user does not reach it: it ends when everything has been said."""
-    with trio.CancelScope(shield=True):
-        async with trio.open_nursery() as work:
-            server = make(work)
-            try:
-                async with trio.open_nursery() as nursery:
-                    await nursery.start(server.run, ssl_context)
-                    task_status.started(server)
-            finally:
-                server.ending.set()
-        server.ended.set()
+    server: Server | None = None
+    try:
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as connections, trio.open_nursery() as work:
+                server = make(work)
+                await server.run(connections, ssl_context, task_status)
+    finally:
+        if server is not None:
+            server.ending.set()
+            server.ended.set()
 
 
 async def _follow(engine: Served, server: Server) -> None:

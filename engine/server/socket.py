@@ -23,7 +23,7 @@ PIECES_BYTES: Final = 1024 * 1024
 LINGER_S: Final = 1.0
 """How long a peer that broke the rules may take to notice the answer."""
 TOO_BIG: Final = 1009
-_FAULTS: Final = (1002, 1007)
+FAULTS: Final = (1002, 1007)
 """What the library closes with when frames are broken. It hangs up without saying so."""
 
 
@@ -77,7 +77,6 @@ class Socket:
             self._connection = await self.request.accept(subprotocol=subprotocol)
         except ConnectionClosed:
             raise GoneError from None
-        self.wire.last_words = self._last_words
 
     async def reject(self, status: int, body: str, headers: list[tuple[bytes, bytes]]) -> None:
         """Refuse to upgrade. Raises `GoneError`."""
@@ -96,12 +95,6 @@ class Socket:
             await self.wire.discard()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             pass
-
-    def _last_words(self) -> bytes | None:
-        reason = self._connection.closed if self._connection is not None else None
-        if reason is None or reason.code not in _FAULTS:
-            return None
-        return close_frame(reason.code, reason.reason or "")
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -138,11 +131,17 @@ class Socket:
     async def finish(self) -> None:
         """The peer has ended it, or the library has because of the peer: let it see why, then hang up."""
         reason = self._connection.closed if self._connection is not None else None
-        if self._connection is None or (reason is not None and reason.code in (*_FAULTS, TOO_BIG)):
+        words: bytes | None = None
+        if self.wire.flooded:
+            words = close_frame(TOO_BIG, "more came than any message may have")
+        elif reason is not None and reason.code in FAULTS:
+            words = close_frame(reason.code, reason.reason or "")
+        if words is not None or self._connection is None or (reason is not None and reason.code == TOO_BIG):
             with trio.move_on_after(LINGER_S):
-                await self.wire.discard()
-        elif self.wire.flooded:
-            with trio.move_on_after(LINGER_S):
-                await self.wire.send_all(close_frame(TOO_BIG, "more came than any message may have"))
+                try:
+                    if words is not None and not self.wire.closing_sent:
+                        await self.wire.send_all(words)
+                except (trio.ClosedResourceError, trio.BrokenResourceError):
+                    pass
                 await self.wire.discard()
         await self.wire.hang_up()

@@ -67,8 +67,6 @@ class Wire(trio.abc.Stream):
         self.closing_sent = False
         self.torn = False
         """A write was left in the middle: only an abort is left."""
-        self.last_words: Callable[[], bytes | None] = lambda: None
-        """What to write when the library ends it, where it has said nothing itself."""
 
     # --- for the library --------------------------------------------------------------------------
 
@@ -100,13 +98,9 @@ class Wire(trio.abc.Stream):
         await self._stream.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
-        """Read no more, and say the last words. The stream stays open until `hang_up`."""
-        words = None if self.closing_sent or self._lock.locked() or self.torn else self.last_words()
-        try:
-            if words is not None and not self.ended.is_set():
-                await self.send_all(words)
-        finally:
-            self.ended.set()
+        """Read no more. The stream stays open until `hang_up`."""
+        self.ended.set()
+        await trio.lowlevel.checkpoint()
 
     # --- for its connection -----------------------------------------------------------------------
 

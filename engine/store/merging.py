@@ -44,22 +44,19 @@ class SessionMerge:
         self._sessions = sessions
         self._heap: list[tuple[int, int, int]] = []
         """(a position its next event is not before, stream, last seq taken)."""
-        self._after = 0
         self._top = -1
-        """Up to here the heap knows of every event after `_after`."""
+        """Up to here the heap leads to every event that was not taken."""
 
     def page(self, after: int, upto: int, events_max: int, bytes_max: int) -> list[RecordedEvent]:
         """The events after a position, not beyond another, in order; it ends with the event that reaches a bound.
 
-        Empty only where there are none. In a snapshot.
+        Each call goes on where the one before ended, or, where that one found nothing, anywhere after it; `upto` never goes
+        back. Empty only where there are none. In a snapshot.
         """
-        if after != self._after or upto < self._top:
-            self._heap, self._top = [], -1
         found = self._take(events_max, bytes_max)
         if not found and self._top < upto:
             self._look(after, upto)
             found = self._take(events_max, bytes_max)
-        self._after = found[-1].position if found else after
         return found
 
     def _look(self, after: int, upto: int) -> None:

@@ -172,7 +172,7 @@ class LogReader:
         return None
 
     def scan(self, workspace: str, sessions: Sequence[str] | None) -> Scan:
-        """What reads a workspace or some of its sessions page after page, each call where the one before ended.
+        """What reads a workspace or some of its sessions page after page: each call goes on where the one before ended.
 
         A call reads at most one event beyond `bytes_max`. It remembers where each session goes on, so that a page costs
         what it holds, however long the sessions are and however many others the log has.

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from engine.events import RecordedEvent
-from engine.limits import Limits
+from engine.limits import StreamLimits
 from engine.writer import Written
 
 Want = tuple[str, str | None]
@@ -40,13 +40,15 @@ class HubStatistics:
 class Subscriber:
     """One follower's buffer, with its filter."""
 
-    def __init__(self, hub: Hub, workspace: str, sessions: Sequence[str] | None, limits: Limits) -> None:
+    def __init__(self, hub: Hub, workspace: str, sessions: Sequence[str] | None, limits: StreamLimits) -> None:
         self._hub = hub
         names = (None,) if sessions is None else sessions
         self.wants: tuple[Want, ...] = tuple((workspace, name) for name in names)
         self._limits = limits
         self._events: deque[RecordedEvent] = deque()
         self._bytes = 0
+        self.listening = False
+        """Whether events are buffered. A reader of the log needs none of those that its next page will hold."""
         self.dropped = 0
         self.replaced = False
         self.closed = False
@@ -54,12 +56,14 @@ class Subscriber:
 
     def offer(self, recorded: RecordedEvent) -> None:
         """Buffer one event, or overflow."""
+        if not self.listening:
+            return
         if self.dropped:
             self.dropped += 1
             return
         self._events.append(recorded)
         self._bytes += recorded.size_bytes
-        if len(self._events) > self._limits.subscriber_events_max or self._bytes > self._limits.subscriber_bytes_max:
+        if len(self._events) > self._limits.buffer_events_max or self._bytes > self._limits.buffer_bytes_max:
             self.dropped = len(self._events)
             self._clear()
             self._hub.lagged += 1
@@ -69,17 +73,18 @@ class Subscriber:
         """Let the reader look."""
         self._wake.set()
 
-    def take(self) -> RecordedEvent | None:
-        """The next buffered event, or None."""
-        if not self._events:
-            return None
-        recorded = self._events.popleft()
-        self._bytes -= recorded.size_bytes
-        return recorded
+    def peek(self) -> RecordedEvent | None:
+        """The next buffered event, left where it is, or None."""
+        return self._events[0] if self._events else None
 
-    def restart(self) -> int:
-        """Empty the buffer for a new catch-up; returns how many events were dropped."""
+    def take(self) -> None:
+        """Drop the event that `peek` showed."""
+        self._bytes -= self._events.popleft().size_bytes
+
+    def restart(self, *, listening: bool) -> int:
+        """Empty the buffer, and listen from now on or not; returns how many events were dropped by an overflow."""
         dropped, self.dropped = self.dropped, 0
+        self.listening = listening
         self._clear()
         return dropped
 
@@ -104,21 +109,22 @@ class Subscriber:
 class Hub:
     """Everybody who follows this engine's log in this process."""
 
-    def __init__(self, record: Record, limits: Limits) -> None:
+    def __init__(self, record: Record) -> None:
         self._record = record
-        self._limits = limits
         self._subscribers: dict[Subscriber, None] = {}
         self._wanting: dict[Want, dict[Subscriber, None]] = {}
         """Who wants a session's events, or a workspace's. A subscriber names sessions or none, so nobody is in both."""
         self.published = 0
         self.lagged = 0
-        self._closed = False
+        self.closed = False
+        """Whether nothing will be published any more."""
 
-    def attach(self, workspace: str, sessions: Sequence[str] | None) -> Subscriber:
-        """A new subscriber that gets everything of these sessions (None: of the workspace) published from now on."""
-        subscriber = Subscriber(self, workspace, sessions, self._limits)
+    def attach(self, workspace: str, sessions: Sequence[str] | None, limits: StreamLimits) -> Subscriber:
+        """A new subscriber to these sessions (None: to the workspace). It hears of replacements at once, and gets everything
+        published while it listens."""
+        subscriber = Subscriber(self, workspace, sessions, limits)
         # One that comes while the engine closes must not wait for what nobody will publish.
-        subscriber.closed = self._closed
+        subscriber.closed = self.closed
         self._subscribers[subscriber] = None
         for want in subscriber.wants:
             self._wanting.setdefault(want, {})[subscriber] = None
@@ -160,7 +166,7 @@ class Hub:
 
     def close(self) -> None:
         """Let every reader end after what it has."""
-        self._closed = True
+        self.closed = True
         for subscriber in self._subscribers:
             subscriber.closed = True
             subscriber.wake()

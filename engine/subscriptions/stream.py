@@ -15,16 +15,17 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+import attrs
 import trio
 
-from engine.errors import ClosedError
+from engine.errors import ClosedError, InvalidArgumentError
 from engine.events import START, After, CaughtUp, Cursor, Lagging, LogItem, RecordedEvent, Reset, Skipped
+from engine.limits import StreamLimits
 from engine.ports import Ports
 from engine.store import LogReader
 from engine.subscriptions.hub import Hub, Subscriber
 
-LIVE_TAKEN = 100
-"""Events taken out of the buffer at once: few enough that the buffer's bounds stay the bounds."""
+REPLACED = "imported events before this cursor were replaced"
 
 
 class LogStream:
@@ -32,11 +33,17 @@ class LogStream:
 
     Yields `RecordedEvent`s in position order, `CaughtUp` whenever everything committed was delivered (with `follow`, also
     after each `Lagging`), `Lagging` when the buffer overflowed and the log is read again, and `Reset` at the end when what
-    the reader holds is no longer the log's content. Without `follow` it ends after `CaughtUp`.
+    the reader holds is no longer the log's content. Without `follow` it ends after `CaughtUp`; with it, a live stream ends
+    when the engine closes, after everything committed, and one that is still catching up then ends after what it has read,
+    without a `CaughtUp`. One reader at a time; items and batches may be mixed.
 
-    Entering raises `CursorError` for a cursor that this log cannot have given. Cancelled between two items, nothing is
-    lost: the next item, or a new stream from the last item's cursor, continues exactly there. The buffer is bounded by
-    `Limits.subscriber_events_max` and `subscriber_bytes_max`; a reader that does not read costs no more than that.
+    Entering raises `CursorError` for a cursor that this log cannot have given, and `ClosedError` on a closed engine.
+    Reading raises a `StorageError` where the disk fails, and `ClosedError` before entering or, without `follow`, where the
+    engine closed before the end: nothing is lost then, another stream at `cursor` goes on. Cancelled between two items,
+    nothing is lost either: the next item, or a new stream from the last item's cursor, continues exactly there.
+
+    Memory is bounded by the stream's `StreamLimits`: at most its buffer and one page, each of them with one event more,
+    whether or not anybody reads; the buffer holds something only while the stream is live.
     """
 
     def __init__(
@@ -50,7 +57,10 @@ class LogStream:
         follow: bool,
         sessions: Sequence[str] | None,
         skipped: bool,
+        limits: StreamLimits,
     ) -> None:
+        for name, value in attrs.asdict(limits).items():
+            _check_bound(f"limits.{name}", value)
         self._reader = reader
         self._hub = hub
         self._ports = ports
@@ -59,6 +69,8 @@ class LogStream:
         self._follow = follow
         self._sessions = sessions
         self._skipped = skipped
+        self._limits = limits
+        self._scan = reader.scan(workspace, sessions)
         self._subscriber: Subscriber | None = None
         self._ready: deque[LogItem] = deque()
         self._position = 0
@@ -73,7 +85,7 @@ class LogStream:
 
     @property
     def cursor(self) -> Cursor:
-        """Where this reader stands: after the last item it was given."""
+        """Where this reader stands: after the last item it was given, and any events that its filter left out since."""
         return Cursor(self._epoch, self._position)
 
     async def __aenter__(self) -> Self:
@@ -110,23 +122,101 @@ class LogStream:
         return self
 
     async def __anext__(self) -> LogItem:
+        items = await self._next(1, 1)
+        if not items:
+            raise StopAsyncIteration
+        return items[0]
+
+    async def batch(self, events_max: int, bytes_max: int) -> list[LogItem]:
+        """Wait for one item, and return it with what can be had after it without waiting: `[events..., marker or none]`.
+
+        Args:
+            events_max: items of the batch, 1 or more.
+            bytes_max: bytes of encoded events, 1 or more; one larger event still makes a batch.
+
+        `CaughtUp`, `Lagging` and `Reset` are the last item of the batch they are in. A batch that is not full does not mean
+        that there is no more: it ends with the page that was read. An empty one means that the stream has ended.
+        `cursor` is the place after the last item of the batch.
+
+        Raises what reading the stream raises, and `InvalidArgumentError`. Cancelled, no item is lost: the next call has
+        them. A batch costs one checkpoint, however large it is.
+        """
+        _check_bound("events_max", events_max)
+        _check_bound("bytes_max", bytes_max)
+        return await self._next(events_max, bytes_max)
+
+    async def _next(self, events_max: int, bytes_max: int) -> list[LogItem]:
         if self._state == "new":
             raise ClosedError("the log stream: it is used before `async with`; it")
+        await trio.lowlevel.checkpoint()
         while True:
-            if self._ready:
-                await trio.lowlevel.checkpoint()
-                return self._deliver(self._ready.popleft())
-            if self._state == "ended":
-                raise StopAsyncIteration
-            if self._state == "catching up":
-                await self._ports.step(self._catch_up)
+            if self._state == "live" and not self._ready:
+                items = self._take_live(events_max, bytes_max)
             else:
-                await self._live()
+                items = self._take_ready(events_max, bytes_max)
+            if items:
+                return items
+            if self._ready:
+                continue
+            if self._state == "ended":
+                return items
+            if self._state == "live":
+                assert self._subscriber is not None
+                await self._subscriber.wait()
+                continue
+            await self._ports.step(self._catch_up)
+            if not self._ready:
+                # A page of which nothing is wanted; there may be many of them.
+                await trio.lowlevel.checkpoint()
 
-    def _deliver(self, item: LogItem) -> LogItem:
-        if isinstance(item, RecordedEvent):
-            self._position, self._epoch = item.position, item.cursor.epoch
-        return item
+    def _wants(self, recorded: RecordedEvent) -> bool:
+        return self._skipped or not isinstance(recorded.outcome, Skipped)
+
+    def _take_ready(self, events_max: int, bytes_max: int) -> list[LogItem]:
+        """Some of the page that was read: events, or one marker alone."""
+        items: list[LogItem] = []
+        size = 0
+        ready = self._ready
+        while ready and len(items) < events_max:
+            item = ready[0]
+            if isinstance(item, RecordedEvent):
+                size += item.size_bytes
+                if items and size > bytes_max:
+                    break
+                self._position, self._epoch = item.position, item.cursor.epoch
+            items.append(ready.popleft())
+        return items
+
+    def _take_live(self, events_max: int, bytes_max: int) -> list[LogItem]:
+        """Some of the buffer; where it is empty, whatever else has happened."""
+        subscriber = self._subscriber
+        assert subscriber is not None
+        items: list[LogItem] = []
+        if subscriber.replaced:
+            self._end_with(Reset(REPLACED, None))
+            return items
+        size = 0
+        while len(items) < events_max and (recorded := subscriber.peek()) is not None:
+            if recorded.position > self._read:
+                wanted = self._wants(recorded)
+                if wanted:
+                    size += recorded.size_bytes
+                    if items and size > bytes_max:
+                        break
+                    items.append(recorded)
+                if wanted or not items:
+                    self._position, self._epoch = recorded.position, recorded.cursor.epoch
+                self._read = recorded.position
+            subscriber.take()
+        if items:
+            return items
+        if subscriber.dropped:
+            self._ready.append(Lagging(self.cursor, subscriber.restart(listening=False)))
+            self._state = "catching up"
+        elif subscriber.closed:
+            self._detach()
+            self._state = "ended"
+        return items
 
     def _end_with(self, reset: Reset) -> None:
         self._ready.append(reset)
@@ -137,23 +227,31 @@ class LogStream:
         """Read the next page of the log; when there is none, go live."""
         # One that does not follow is attached too, to hear of a replacement between two pages.
         if self._hub is not None and self._subscriber is None:
-            self._subscriber = self._hub.attach(self._workspace, self._sessions)
+            self._subscriber = self._hub.attach(self._workspace, self._sessions, self._limits)
         if self._subscriber is not None:
-            self._subscriber.restart()
+            # Before anything is read: what is committed from here on is in the buffer or in the page.
+            self._subscriber.restart(listening=self._follow)
             if self._subscriber.replaced:
-                self._end_with(Reset("imported events before this cursor were replaced", None))
+                self._end_with(Reset(REPLACED, None))
                 return
-        upto = self._hub.published if self._hub is not None else None
-        with self._reader.snapshot() as snapshot:
-            events = self._reader.events(workspace=self._workspace, after=self._read, upto=upto, sessions=self._sessions)
-            top = snapshot.head if upto is None else min(upto, snapshot.head)
-            epoch = self._reader.epoch_of(top) if top else snapshot.epoch
-        if events:
-            self._ready.extend(event for event in events if self._skipped or not isinstance(event.outcome, Skipped))
-            self._read = events[-1].position
+        try:
+            events, top = self._page()
+        except ClosedError:
+            if not self._follow or self._hub is None or not self._hub.closed:
+                raise
+            self._detach()
+            self._state = "ended"
             return
-        if top > self._position:
-            self._position, self._epoch = top, epoch
+        if events:
+            if self._subscriber is not None:
+                self._subscriber.restart(listening=False)
+            self._read = events[-1].position
+            self._ready.extend(event for event in events if self._wants(event))
+            if not self._ready:
+                self._position, self._epoch = self._read, events[-1].cursor.epoch
+            return
+        if top.position > self._position:
+            self._position, self._epoch = top.position, top.epoch
         self._read = self._position
         self._ready.append(CaughtUp(self.cursor))
         if self._follow and self._subscriber is not None:
@@ -162,27 +260,15 @@ class LogStream:
             self._detach()
             self._state = "ended"
 
-    async def _live(self) -> None:
-        subscriber = self._subscriber
-        assert subscriber is not None
-        await subscriber.wait()
-        if subscriber.replaced:
-            self._end_with(Reset("imported events before this cursor were replaced", None))
-            return
-        while len(self._ready) < LIVE_TAKEN and (recorded := subscriber.take()) is not None:
-            if recorded.position <= self._read:
-                continue
-            self._read = recorded.position
-            if self._skipped or not isinstance(recorded.outcome, Skipped):
-                self._ready.append(recorded)
-            elif not self._ready:
-                self._position, self._epoch = recorded.position, recorded.cursor.epoch
-        if self._ready:
-            return
-        if subscriber.dropped:
-            dropped = subscriber.restart()
-            self._ready.append(Lagging(self.cursor, dropped))
-            self._state = "catching up"
-        elif subscriber.closed:
-            self._detach()
-            self._state = "ended"
+    def _page(self) -> tuple[list[RecordedEvent], Cursor]:
+        """The next events that may be told, and the place after all of those."""
+        upto = self._hub.published if self._hub is not None else None
+        with self._reader.snapshot() as snapshot:
+            top = snapshot.head if upto is None else min(upto, snapshot.head)
+            events = self._scan(self._read, top, self._limits.page_events_max, self._limits.page_bytes_max)
+            return events, Cursor(self._reader.epoch_of(top) if top else snapshot.epoch, top)
+
+
+def _check_bound(name: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise InvalidArgumentError(name, f"expected 1 or more, found {value!r:.60}")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.cli import engine
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -39,6 +41,12 @@ def test_ci_installs_and_tests_with_the_readme_command() -> None:
     assert make.replace("python3", '"$1"').replace(".venv", '"$2"') in ci
     assert install.replace(".venv/bin/pip", "").replace(" install -q ", "") in ci
     assert run.replace(".venv/bin/python ", "") in ci
+
+
+def test_the_command_line_chapter_names_every_command() -> None:
+    """Every command of `engine` stands in the README's list."""
+    chapter = README.split("## On the command line")[1].split("\n## ")[0]
+    assert set(re.findall(r"\w+", chapter)) >= set(engine.commands)
 
 
 def test_the_map_names_every_room_and_no_other() -> None:
