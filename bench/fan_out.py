@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import partial
 
 import trio
@@ -17,7 +18,7 @@ SIZE_BYTES = 8 * 1024
 
 def run(settings: Settings) -> Table:
     """50 clients that follow the workspace, 1,000 events of 8 KiB from 10 sessions."""
-    table = Table(title=f"fan out: events of {SIZE_BYTES // 1024} KiB to every client, from the first append to the last delivery")
+    table = Table(title=f"fan out: events of {SIZE_BYTES // 1024} KiB to all, first append to last delivery")
     followers, events = (3, 20) if settings.smoke else (50, 1_000)
     engine_s: list[float] = []
     bare_s: list[float] = []
@@ -61,7 +62,7 @@ async def _engine(settings: Settings, followers: int, events: int, library: bool
     async with served(settings, "fan-out") as (engine, server):
         sessions = await sessions_of(engine, 10)
         async with clients(server, mode="follow", clients=followers, events=events, library=library) as made:
-            started = _now()
+            started = time.perf_counter()
             await flood(sessions, events, SIZE_BYTES)
             found = await results(made)
     assert found["events"] == followers * events
@@ -91,7 +92,7 @@ async def _bare(followers: int, events: int) -> float:
         bare = await nursery.start(partial(trio_websocket.serve_websocket, handle, "127.0.0.1", 0, None))
         url = _Url(f"ws://127.0.0.1:{bare.port}")
         async with clients(url, mode="follow", clients=followers, events=events) as made:  # type: ignore[arg-type]
-            started = _now()
+            started = time.perf_counter()
             begin.set()
             found = await results(made)
         nursery.cancel_scope.cancel()
@@ -101,9 +102,3 @@ async def _bare(followers: int, events: int) -> float:
 class _Url:
     def __init__(self, url: str) -> None:
         self.url = url
-
-
-def _now() -> float:
-    import time
-
-    return time.perf_counter()

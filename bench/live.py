@@ -62,13 +62,17 @@ class Clients:
 async def clients(server: Server, **options: Any) -> AsyncIterator[Clients]:
     """Clients in a process of their own, each with its subscription. They are killed when the block is left."""
     command = [sys.executable, "-m", "bench.live_clients", json.dumps({"url": server.url, **options})]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with _started(command) as process:
         made = Clients(process)
         try:
             await trio.to_thread.run_sync(made.ready)
             yield made
         finally:
             process.kill()
+
+
+def _started(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 async def results(made: Clients) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import trio_websocket
 
 from bench.report import quantile
 from engine.client import connect
-from engine.events import START, CaughtUp, Cursor, RecordedEvent
+from engine.events import HEAD, START, CaughtUp, Cursor, RecordedEvent
 from engine.limits import ClientLimits
 from engine.server.frames import SUBPROTOCOL
 
@@ -125,22 +125,19 @@ async def _follow(options: Options, found: Found, task_status: trio.TaskStatus[N
 async def _follow_by_library(
     options: Options, found: Found, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    after = START if options.after == "start" else Cursor.parse(options.after) if options.after != "now" else None
+    after = {"start": START, "now": HEAD}.get(options.after) or Cursor.parse(options.after)
     limits = ClientLimits(buffer_events_max=options.events + 1, buffer_bytes_max=2**30)
-    async with connect(options.url, limits=limits) as client:
-        async with client.log(after=after) if after is not None else client.log() as log:
-            seen, told = 0, False
-            async for item in log:
-                if not told and isinstance(item, CaughtUp):
-                    told = True
-                    task_status.started()
-                if isinstance(item, RecordedEvent):
-                    seen += 1
-                    found.event(getattr(item.event, "data", None))
-                    if seen >= options.events:
-                        break
-            if not told:
+    async with connect(options.url, limits=limits) as client, client.log(after=after) as log:
+        seen, told = 0, False
+        async for item in log:
+            if not told and (isinstance(item, CaughtUp) or options.after != "now"):
+                told = True
                 task_status.started()
+            if isinstance(item, RecordedEvent):
+                seen += 1
+                found.event(getattr(item.event, "data", None))
+                if seen >= options.events:
+                    break
 
 
 async def _idle(options: Options, number: int, nursery: trio.Nursery) -> None:

@@ -28,9 +28,7 @@ async def _all(settings: Settings, table: Table, count: int) -> None:
         for library in (False, True):
             taken, gaps = [], 0
             for _ in range(settings.rounds):
-                async with clients(
-                    server, mode="follow", clients=1, events=count, after=cursor, library=library
-                ) as made:
+                async with clients(server, mode="follow", clients=1, events=count, after=cursor, library=library) as made:
                     found = await results(made)
                 taken.append(found["last"] - found["first"])
                 gaps += found["gaps"] + (found["events"] != count)

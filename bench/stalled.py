@@ -17,7 +17,9 @@ FOLLOWERS = 20
 
 def run(settings: Settings) -> Table:
     """20 clients that read, with and without one that subscribes and never reads, in turns."""
-    table = Table(title=f"stalled: {FOLLOWERS} readers, {PER_S:.0f} appends/s of {SIZE_BYTES // 1024} KiB, and one that never reads")
+    table = Table(
+        title=f"stalled: {FOLLOWERS} readers, {PER_S:.0f} appends/s of {SIZE_BYTES // 1024} KiB, one that never reads"
+    )
     count = 40 if settings.smoke else 1_500
     without: list[dict[str, Any]] = []
     beside: list[dict[str, Any]] = []

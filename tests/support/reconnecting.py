@@ -1,7 +1,7 @@
 """A follower in a process of its own, written with the `websockets` library and its reconnect loop.
 
-`python reconnecting.py URL SESSION COUNT [TOKEN]` prints one line of JSON per event (cursor, seq, type), `connected` on standard
-error for every connection, and ends after COUNT events.
+`python reconnecting.py URL SESSION COUNT [TOKEN]` prints one line of JSON per event (cursor, seq, type), `connected` on
+standard error for every connection, and ends after COUNT events.
 """
 
 from __future__ import annotations

@@ -68,9 +68,9 @@ class Heard:
         return int(words[1]) if len(words) > 1 and words[0] == b"HTTP/1.1" else 0
 
 
-async def hear(stream: trio.abc.Stream, *, quiet_s: float) -> Heard:
-    """Read until the peer ends the stream or is quiet for so long."""
-    data, ended = b"", False
+async def hear(stream: trio.abc.Stream, *, quiet_s: float, data: bytes = b"") -> Heard:
+    """Read until the peer ends the stream or is quiet for so long. `data`: what was read before."""
+    ended = False
     while True:
         with trio.move_on_after(quiet_s) as scope:
             try:

@@ -1,4 +1,4 @@
-"""Garbage from raw sockets: it is answered or the connection is closed with a code, and nothing changes, crashes or leaks."""
+"""Garbage from raw sockets: it is answered or the connection is closed with a code, nothing changes or leaks."""
 
 from __future__ import annotations
 
@@ -70,27 +70,36 @@ class Tally:
             self.silent.append(sent)
 
 
-async def one(port: int, sent: bytes, complete: bool, tally: Tally, limiter: trio.CapacityLimiter) -> None:
-    """Send these bytes and a goodbye, and hear what comes until the server ends the stream."""
+async def one(port: int, head: bytes, sent: bytes, complete: bool, tally: Tally, limiter: trio.CapacityLimiter) -> None:
+    """Send a handshake and these bytes, and hear what comes until the server ends the stream.
+
+    Nothing is sent behind what must end the connection: a socket that is closed with something unread resets the stream, and
+    what the server said last would be lost on its way.
+    """
     async with limiter:
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         async with stream:
+            answer = b""
             try:
+                await stream.send_all(head)
+                # Nobody may send a frame before the handshake was answered (RFC 6455 section 4.1).
+                while sent and b"\r\n\r\n" not in answer:
+                    answer += await stream.receive_some()
                 await stream.send_all(sent)
-                await stream.send_all(frame((1000).to_bytes(2, "big"), CLOSE))
                 if not complete:
+                    await stream.send_all(frame((1000).to_bytes(2, "big"), CLOSE))
                     await stream.send_eof()
             except trio.BrokenResourceError:
                 pass  # it has closed already; what it said before is read below
-            tally.add(await hear(stream, quiet_s=20), sent, complete)
+            tally.add(await hear(stream, quiet_s=20, data=answer), sent, complete)
 
 
-def connection(fuzzer: Fuzzer, head: bytes, number: int) -> tuple[bytes, bool]:
-    """What one connection sends, and whether the last of it is complete."""
+def connection(fuzzer: Fuzzer, head: bytes, number: int) -> tuple[bytes, bytes, bool]:
+    """What one connection sends: its handshake, what comes after it, and whether the last of that is complete."""
     if number % 10 == 0:
-        return fuzzer.handshake(), False
+        return fuzzer.handshake(), b"", False
     last, complete = fuzzer.last()
-    return head + b"".join(fuzzer.frame() for _ in range(PER_CONNECTION - 1)) + last, complete
+    return head, b"".join(fuzzer.frame() for _ in range(PER_CONNECTION - 1)) + last, complete
 
 
 async def test_garbage_is_answered_or_closed_with_a_code_and_changes_nothing(tmp_path: Path) -> None:
@@ -115,8 +124,9 @@ async def test_garbage_is_answered_or_closed_with_a_code_and_changes_nothing(tmp
         assert {1000, 1002, 1003, 1007, 4400} <= tally.codes
         assert tally.answered > tally.connections / 2
         # Nothing of them is left, and the one who was not meant is as before.
-        while server.statistics().connections:
-            await trio.sleep(0.01)
+        with trio.fail_after(20):
+            while server.statistics().connections:
+                await trio.sleep(0.01)
         gc.collect()
         assert trio.lowlevel.current_statistics().tasks_living <= tasks + engine.statistics().sessions.live
         assert await everything(engine, "other") == before

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -37,93 +37,100 @@ async def served(path: Path, port: int = 0, **options: object) -> AsyncIterator[
         await server.close()
 
 
-async def lines_of(stream: trio.abc.ReceiveStream) -> AsyncIterator[str]:
-    """The lines a process prints."""
-    data = b""
-    async for received in stream:
-        data += received
-        *lines, data = data.split(b"\n")
-        for line in lines:
-            yield line.decode()
+class Lines:
+    """What a process prints, line by line."""
+
+    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
+        self._stream = stream
+        self._data = b""
+        self.seen: list[str] = []
+
+    async def next(self, wanted: str = "") -> str:
+        """The next line that contains this."""
+        with trio.move_on_after(30):
+            while True:
+                line, end, rest = self._data.partition(b"\n")
+                if not end:
+                    received = await self._stream.receive_some()
+                    self._data += received
+                    if not received:
+                        break
+                    continue
+                self._data = rest
+                self.seen.append(line.decode())
+                if wanted in self.seen[-1]:
+                    return self.seen[-1]
+        raise AssertionError(f"no line with {wanted!r} came; what came: {self.seen[-20:]}")
 
 
-async def next_line(lines: AsyncIterator[str], wanted: str = "") -> str:
-    """The next line that contains this."""
-    with trio.fail_after(30):
-        async for line in lines:
-            if wanted in line:
-                return line
-    raise AssertionError(f"it ended without a line with {wanted!r}")
+@asynccontextmanager
+async def running(command: list[str]) -> AsyncIterator[tuple[Lines, Lines]]:
+    """A process, killed with the block: what it prints, and what it says on standard error."""
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        yield Lines(process.stdout), Lines(process.stderr)
+    finally:
+        process.kill()
+        await process.wait()
+        await process.stdout.aclose()
+        await process.stderr.aclose()
 
 
 async def test_the_websockets_library_and_its_reconnect_loop_follow_across_restarts(tmp_path: Path) -> None:
     """The server is stopped and started again on the same port twice: each event comes once, in order."""
     path, rounds, each = tmp_path / "a.db", 3, 40
-    port = 0
+    total = 2 + rounds * each
     got: list[list[object]] = []
-    async with trio.open_nursery() as nursery:
-        process: trio.Process | None = None
+    async with AsyncExitStack() as stack:
+        port = 0
         for number in range(rounds):
             async with served(path, port) as (engine, server):
-                port = server.port
                 if number == 0:
+                    port = server.port
                     session = await engine.create_session("s")
                     await session.append(MessageUpdated("m", "user"))
-                    command = [sys.executable, str(FOLLOWER), server.url, "s", str(2 + rounds * each), SECRET]
-                    process = await nursery.start(
-                        partial(trio.run_process, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-                    )
-                    assert process is not None
-                    assert process.stdout is not None
-                    assert process.stderr is not None
-                    printed, said = lines_of(process.stdout), lines_of(process.stderr)
-                await next_line(said, "connected")
+                    command = [sys.executable, str(FOLLOWER), server.url, "s", str(total), SECRET]
+                    printed, said = await stack.enter_async_context(running(command))
+                await said.next("connected")
                 session = await engine.session("s")
                 for n in range(each):
                     await session.append(PartUpdated(f"p{number}.{n}", "m", "text", {"text": "x"}))
                     if n == each // 2:
-                        got.append(json.loads(await next_line(printed)))
-        while len(got) < 2 + rounds * each:
-            got.append(json.loads(await next_line(printed)))
-    assert [seq for _, seq, _ in got] == list(range(1, 3 + rounds * each))
+                        got.append(json.loads(await printed.next()))
+                while number == rounds - 1 and len(got) < total:
+                    got.append(json.loads(await printed.next()))
+    assert [seq for _, seq, _ in got] == list(range(1, total + 1))
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def _node_has_websocket() -> bool:
+    asked = ["node", "--experimental-websocket", "-e", "process.exit(typeof WebSocket === 'function' ? 0 : 1)"]
+    return shutil.which("node") is not None and subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not _node_has_websocket(), reason="no node with WebSocket is installed")
 async def test_the_page_of_the_readme_follows_and_resumes_in_a_javascript_engine(tmp_path: Path) -> None:
     """What is shown is the session's text, in code points, before and after the server was restarted."""
-    supported = subprocess.run(
-        ["node", "--experimental-websocket", "-e", "process.exit(typeof WebSocket === 'function' ? 0 : 1)"],
-        capture_output=True,
-        check=False,
-    )
-    if supported.returncode:
-        pytest.skip("this node has no WebSocket")
     assert PAGE is not None
     page = tmp_path / "follow.html"
     page.write_text(PAGE[1], encoding="utf-8")
     path, port = tmp_path / "a.db", 0
-    async with trio.open_nursery() as nursery:
-        for number in range(2):
-            async with served(path, port, origins=["*"]) as (engine, server):
-                port = server.port
-                session = await engine.create_session("s") if number == 0 else await engine.session("s")
-                if number == 0:
-                    await session.append(
-                        MessageUpdated("m", "user"), PartUpdated("p", "m", "text", {"text": "before 😀"})
-                    )
-                    where = f"#url={server.url}&session=s&token={SECRET}"
-                    command = ["node", "--experimental-websocket", str(BROWSER), str(page), where]
-                    process = await nursery.start(partial(trio.run_process, command, stdout=subprocess.PIPE, check=False))
-                    assert process.stdout is not None
-                    shown = lines_of(process.stdout)
-                    await next_line(shown, '"before 😀"')
-                    await session.append(PartUpdated("q", "m", "text", {"text": "1😀"}))
-                    await session.append(PartDelta("q", "m", "text", 2, "2"))
-                    await next_line(shown, '"before 😀\\n1😀2"')
-                else:
-                    await session.append(PartDelta("q", "m", "text", 3, "3"))
-                    await next_line(shown, '"before 😀\\n1😀23"')
-        process.kill()
+    async with AsyncExitStack() as stack:
+        async with served(path, origins=["*"]) as (engine, server):
+            port = server.port
+            session = await engine.create_session("s")
+            await session.append(MessageUpdated("m", "user"), PartUpdated("p", "m", "text", {"text": "before 😀"}))
+            where = f"#url={server.url}&session=s&token={SECRET}"
+            command = ["node", "--experimental-websocket", str(BROWSER), str(page), where]
+            shown, _ = await stack.enter_async_context(running(command))
+            await shown.next('"before 😀"')
+            await session.append(PartUpdated("q", "m", "text", {"text": "1😀"}))
+            await session.append(PartDelta("q", "m", "text", 2, "2"))
+            await shown.next('"before 😀\\n1😀2"')
+        async with served(path, port, origins=["*"]) as (engine, server):
+            await (await engine.session("s")).append(PartDelta("q", "m", "text", 3, "3"))
+            await shown.next('"before 😀\\n1😀23"')
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
