@@ -187,3 +187,5 @@ class ClientLimits:
     """The same in bytes."""
     ping_s: float = 20.0
     """The client pings this often, and waits as long for the pong, before it connects again."""
+    close_s: float = 5.0
+    """How long leaving waits until what was posted is known to be durable, and as long for the closing handshake."""

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
-from engine.cli import demo, importing, log, output, race, rebuild, serve, sessions, show, stats
+from engine.cli import demo, importing, log, output, race, rebuild, serve, sessions, show, stats, tail
 from engine.errors import CallerError, EngineError
 
 DONE, REFUSED, WRONG, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
@@ -111,7 +111,7 @@ def _say(text: str) -> None:
 def engine(verbose: bool) -> None:
     """Sessions of agents in one SQLite file: import them, look at them, replay them, and try the engine out.
 
-    Reading commands (sessions, show, log, stats) work while another process owns and writes the file.
+    Reading commands (sessions, show, log, tail, stats) work while another process owns and writes the file.
     """
     logger = logging.getLogger("engine")
     logger.handlers[:] = [logging.StreamHandler() if verbose else logging.NullHandler()]
@@ -122,6 +122,7 @@ engine.add_command(importing.command)
 engine.add_command(sessions.command)
 engine.add_command(show.command)
 engine.add_command(log.command)
+engine.add_command(tail.command)
 engine.add_command(stats.command)
 engine.add_command(rebuild.command)
 engine.add_command(serve.command)

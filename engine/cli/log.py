@@ -50,7 +50,7 @@ async def _log(settings: Settings, session_id: str | None, after: After, limit: 
             page = await workspace.read.log(after=after, session_id=session_id, limit=size)
             for item in page.items:
                 if settings.as_json:
-                    output.write_json(_as_json(item))
+                    output.write_json(event_as_json(item))
                 else:
                     click.echo(_line(item))
             if not page.more or not page.items:
@@ -70,7 +70,8 @@ async def _check_session(workspace: ReaderWorkspace, session_id: str | None) -> 
         raise UnknownSessionError(session_id)
 
 
-def _as_json(item: RecordedEvent) -> dict[str, Any]:
+def event_as_json(item: RecordedEvent) -> dict[str, Any]:
+    """An event as JSON: what `--json` prints of it."""
     return {
         "position": item.position,
         "cursor": str(item.cursor),

@@ -103,6 +103,14 @@ class ReaderWorkspace:
             limits=limits or StreamLimits.of(self._limits),
         )
 
+    async def data_version(self) -> int:
+        """A number that is another one once somebody has committed, to any workspace; cheap enough to be asked often.
+
+        (https://sqlite.org/pragma.html#pragma_data_version) Raises a `StorageError`.
+        """
+        await trio.lowlevel.checkpoint()
+        return await self._ports.step(self._reader.data_version)
+
     async def statistics(self) -> LogStatistics:
         """Counts and sizes: passes over the whole file. Raises a `StorageError`."""
         await trio.lowlevel.checkpoint()

@@ -135,6 +135,18 @@ class LogReader:
         head = self._query("SELECT seq FROM sqlite_sequence WHERE name = 'event'").get
         return Snapshot(self._epochs[-1].id if self._epochs else "0", head if isinstance(head, int) else 0)
 
+    def data_version(self) -> int:
+        """SQLite's count of what other connections committed. Not in a snapshot."""
+        self._fork.check()
+        try:
+            found = self._query("PRAGMA data_version").get
+        except apsw.ConnectionClosedError:
+            raise ClosedError("the engine's reader") from None
+        except apsw.Error as problem:
+            raise translate(problem, "read") from None
+        assert isinstance(found, int)
+        return found
+
     def epoch_of(self, position: int) -> str:
         """The epoch in which a position was assigned."""
         return epoch_at(self._epochs, position)

@@ -48,6 +48,7 @@ CATCHES: dict[str, str] = {
     "server/connection.py:run": "supervision: what a peer or the library does to one connection must not end the server",
     "server/connection.py:_guarded": "supervision: a bug in a task of a connection ends that connection, with its code",
     "server/commands.py:_carry_out": "supervision: a bug in a command ends the connection that sent it, never the server",
+    "client/client.py:connect": "the body's exception is raised again outside of the nursery, so that it is in no group",
 }
 """Where `except Exception` around an await does not raise again, each with its reason."""
 

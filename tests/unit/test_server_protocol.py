@@ -19,7 +19,7 @@ from engine.server.access import Grant
 from engine.server.problems import CODES
 from engine.server.protocol import Close, Pace, Say, ServerProtocol
 
-LIMITS = ServerLimits(malformed_max=3, subscriptions_max=2, commands_max=3, commands_bytes_max=400)
+LIMITS = ServerLimits(malformed_max=6, subscriptions_max=2, commands_max=3, commands_bytes_max=400)
 WRITES, READS = Grant("acme", "write"), Grant("acme", "read")
 CLOSE_REASON_BYTES_MAX = 123
 """RFC 6455 section 5.5: a control frame has 125 bytes, and two of a close frame's are its code."""
@@ -66,7 +66,7 @@ class Followed:
 class Connection(RuleBasedStateMachine):
     """A client that sends anything, and a shell that answers what is due, in any order."""
 
-    names = st.sampled_from(["a", "b", "c", "d"])
+    names = st.sampled_from(["a", "b", "c", "d", "e", "f", "g", "h"])
 
     def __init__(self) -> None:
         super().__init__()
@@ -292,6 +292,7 @@ class Connection(RuleBasedStateMachine):
             assert frame.id == name
             assert isinstance(frame, frames.Reset if how == "reset" else frames.Error)
 
+    @precondition(lambda self: self.closed or len(self.followed) == LIMITS.subscriptions_max)
     @rule()
     def shut_down(self) -> None:
         """Whoever has begun, and is not inside a snapshot, learns where to go on; nothing more is said of any of them."""
@@ -315,7 +316,7 @@ class Connection(RuleBasedStateMachine):
         assert self.protocol.has_room == room
 
 
-Connection.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Connection.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
 test_a_connection_keeps_to_its_model = Connection.TestCase
 
 
@@ -415,6 +416,22 @@ def test_nothing_is_said_of_a_subscription_before_it_began() -> None:
         protocol.begin("a", at(1))
     with pytest.raises(AssertionError):
         protocol.snapshot("a", [], last=True)
+
+
+def test_the_middle_of_a_snapshot_is_no_place_to_go_on() -> None:
+    """Neither for who leaves there, nor for who is sent away; after the last part it is one."""
+    for parts, place in (([], ""), ([False], ""), ([False, False], ""), ([False, True], "ab-4"), ([True], "ab-4")):
+        for leaves in (True, False):
+            protocol = opened()
+            sent(protocol, frames.Subscribe(id="a", after="snapshot"))
+            protocol.begin("a", at(4), snapshot=True)
+            for last in parts:
+                assert protocol.snapshot("a", [], last=last) is not None
+            if leaves:
+                assert said(Say(protocol.unsubscribe("a"))) == frames.Unsubscribed(id="a", cursor=place)
+            else:
+                cursors = {"a": place} if place else {}
+                assert said(Say(protocol.closing("bye"))) == frames.Closing(reason="bye", cursors=cursors)
 
 
 def test_a_reset_says_where_to_start() -> None:
