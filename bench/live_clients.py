@@ -9,6 +9,7 @@ monotonic clock on Linux, so that the moment an event carries and the moment it 
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from typing import Any
@@ -92,23 +93,23 @@ async def _open(url: str, nursery: trio.Nursery) -> trio_websocket.WebSocketConn
     )
 
 
-async def _subscribe(socket: trio_websocket.WebSocketConnection, after: str, sessions: list[str] | None = None) -> str:
-    assert _decoder.decode(await socket.get_message()).type == "hello"
+async def _subscribe(connection: trio_websocket.WebSocketConnection, after: str, sessions: list[str] | None = None) -> str:
+    assert _decoder.decode(await connection.get_message()).type == "hello"
     asked = {"type": "subscribe", "id": "bench", "after": after, "sessions": sessions}
-    await socket.send_message(json.dumps(asked))
-    frame = _decoder.decode(await socket.get_message())
+    await connection.send_message(json.dumps(asked))
+    frame = _decoder.decode(await connection.get_message())
     assert frame.type == "subscribed", frame
     return frame.cursor
 
 
 async def _follow(options: Options, found: Found, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     async with trio.open_nursery() as nursery:
-        socket = await _open(options.url, nursery)
-        cursor = await _subscribe(socket, options.after)
+        connection = await _open(options.url, nursery)
+        cursor = await _subscribe(connection, options.after)
         task_status.started()
         seen = 0
         while seen < options.events:
-            frame = _decoder.decode(await socket.get_message())
+            frame = _decoder.decode(await connection.get_message())
             found.frames += 1
             found.lagging += frame.type == "lagging"
             if frame.type == "events":
@@ -118,7 +119,7 @@ async def _follow(options: Options, found: Found, task_status: trio.TaskStatus[N
                     found.event(event["event"].get("data"))
             if frame.cursor:
                 cursor = frame.cursor
-        await socket.aclose()
+        await connection.aclose()
         nursery.cancel_scope.cancel()
 
 
@@ -141,13 +142,19 @@ async def _follow_by_library(
 
 
 async def _idle(options: Options, number: int, nursery: trio.Nursery) -> None:
-    socket = await _open(options.url, nursery)
-    await _subscribe(socket, options.after, [f"nobody-{number}"])
+    await _subscribe(await _open(options.url, nursery), options.after, [f"nobody-{number}"])
 
 
 async def _stall(options: Options, nursery: trio.Nursery) -> None:
+    host, _, port = options.url.removeprefix("ws://").partition(":")
+    stream = await trio.open_tcp_stream(host, int(port))
+    # Or the kernel takes megabytes before the server sees that nobody reads.
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
     # Nobody takes the messages: the library reads one, then stops reading the socket.
-    await _subscribe(await _open(options.url, nursery), options.after)
+    connection = await trio_websocket.wrap_client_stream(
+        nursery, stream, options.url.removeprefix("ws://"), "/", subprotocols=[SUBPROTOCOL], max_message_size=FRAME_BYTES_MAX
+    )
+    await _subscribe(connection, options.after)
 
 
 async def _main(options: Options) -> None:
