@@ -49,6 +49,12 @@ def test_the_command_line_chapter_names_every_command() -> None:
     assert set(re.findall(r"\w+", chapter)) >= set(engine.commands)
 
 
+def test_the_readme_names_every_command() -> None:
+    """In its section about the command line."""
+    section = README.split("## On the command line")[1].split("\n## ")[0]
+    assert [name for name in engine.commands if not re.search(rf"\b{name}\b", section)] == []
+
+
 def test_the_map_names_every_room_and_no_other() -> None:
     """Every folder and module at the top of the package stands in the README's map."""
     table = README.split("## Map of `engine/`")[1].split("##")[0]

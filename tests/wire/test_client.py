@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import ssl
+import subprocess
 
 import attrs
 import pytest
@@ -647,4 +649,42 @@ async def test_a_log_of_a_closed_client_ends(tmp_path):
         assert [type(item) async for item in log] in ([], [CaughtUp])
         with pytest.raises(ClosedError):
             async with client.log():
+                pass
+
+
+# --- TLS ----------------------------------------------------------------------------------------------------
+
+
+def certified(path):
+    """A certificate for localhost, and its key."""
+    certificate, key = path / "c.pem", path / "k.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*make, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
+async def test_wss_trusts_whom_it_is_told_to_trust(tmp_path):
+    """With a context that knows the certificate it works; without, ProtocolError says that it is not trusted."""
+    certificate, key = certified(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    async with served(tmp_path / "a.db", ssl_context=context) as (_, server):
+        url = f"wss://localhost:{server.port}"
+        async with connected(url, ssl_context=trusting) as client:
+            assert (await client.create_session("s")).id == "s"
+        for wrong in (url, f"wss://127.0.0.1:{server.port}"):
+            with pytest.raises(ProtocolError, match="certificate is not trusted"):
+                async with connected(wrong, ssl_context=None if wrong is url else trusting):
+                    pass
+        with pytest.raises((ProtocolError, UnreachableError)):
+            async with connected(f"ws://localhost:{server.port}", limits=attrs.evolve(QUICK, connect_s=0.5)):
+                pass
+    async with served(tmp_path / "b.db") as (_, server):
+        with pytest.raises(UnreachableError, match="TLS"):
+            async with connected(f"wss://localhost:{server.port}", limits=attrs.evolve(QUICK, connect_s=0.5)):
+                pass
+        with pytest.raises(InvalidArgumentError):
+            async with connected(server.url, ssl_context=trusting):
                 pass
