@@ -48,6 +48,7 @@ class Connection:
         self._socket = Socket(stream, message_bytes_max=shared.limits.frame_bytes_max)
         self._wire = self._socket.wire
         self.protocol = ServerProtocol(shared.limits, None)
+        self.snapshots = trio.StrictFIFOLock()
         self._commands: Commands | None = None
         self._workspace: ServedWorkspace | None = None
         self._followings: dict[str, Following] = {}
