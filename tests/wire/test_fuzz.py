@@ -105,7 +105,7 @@ def connection(fuzzer: Fuzzer, head: bytes, number: int) -> tuple[bytes, bytes, 
 async def test_garbage_is_answered_or_closed_with_a_code_and_changes_nothing(tmp_path: Path) -> None:
     """Mutated frames, wrong lengths, masks, opcodes and encodings, from sockets that may write in their own workspace."""
     tally, limiter = Tally(), trio.CapacityLimiter(20)
-    limits = ServerLimits(handshake_s=5, stalled_s=5, shutdown_s=5, malformed_max=15)
+    limits = ServerLimits(handshake_s=5, stalled_s=5, shutdown_s=5)
     async with checked_engine(tmp_path / "fuzz.db") as engine, trio.open_nursery() as nursery:
         other = await engine.workspace("other").create_session("a")
         await other.append(MessageUpdated("m", "user"))
