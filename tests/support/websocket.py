@@ -134,7 +134,7 @@ class Fuzzer:
         Behind one that is not, the server has to wait for the rest, so its sender must end the stream.
         """
         rng = self._random
-        kind = rng.randrange(9)
+        kind = rng.randrange(10)
         if kind == 0:
             return frame(b'{"type":"auth","token":"\xff\xfe"}'), True
         if kind == 1:
@@ -149,6 +149,8 @@ class Fuzzer:
             return frame(b"late", CONTINUATION), True
         if kind == 6:
             return frame(rng.randbytes(rng.randrange(2, 60)), CLOSE), True
+        if kind == 8:
+            return frame((1000).to_bytes(2, "big") + b"done", CLOSE), True
         if kind == 7:
             return frame(b"{}", length=rng.choice([126, 2**16, 2**31, 2**63 - 1, 2**64 - 1])), False
         return rng.randbytes(rng.randrange(1, 60)), False
