@@ -133,6 +133,7 @@ class Connection:
         grant = admitted.grant or await self._authenticate(admitted)
         if grant is None:
             return
+        self._socket.trust()
         engine = self._shared.engine
         self._workspace = engine.workspace(grant.workspace)
         self._commands = Commands(self._shared, self._workspace, grant.workspace, self)
