@@ -160,7 +160,7 @@ class ServerLimits:
     idle_s: float = 300.0
     """A connection without a subscription that sends nothing for so long is closed."""
     shutdown_s: float = 5.0
-    """How long a server that ends waits for running commands and for closing handshakes."""
+    """How long a server that ends waits for running commands and for closing handshakes; these get a second in any case."""
 
 
 @attrs.frozen(kw_only=True)

@@ -140,13 +140,14 @@ class Wire(trio.abc.Stream):
         async with self._lock:
             await self._flush()
 
-    async def send(self, make: Callable[[], str | None]) -> bool:
+    async def send(self, make: Callable[[], str | None], *, to_its_end: bool = True) -> bool:
         """Wait until the stream is free, and write the text that `make` then gives; False where it gives none.
 
-        Cancelled while waiting for its turn: nothing was written. The writing itself is not cancelled: `hang_up` ends it.
+        Cancelled while waiting for its turn: nothing was written. The writing itself is not cancelled: `hang_up` ends it;
+        without `to_its_end` it is, and the stream is torn.
         """
         async with self._lock:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=to_its_end):
                 await self._flush()
                 text = make()
                 if text is not None:
