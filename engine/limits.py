@@ -113,14 +113,16 @@ class StreamLimits:
 class ServerLimits:
     """Limits of one WebSocket server. Counts unless the name ends in a unit; `_s` is seconds, `_bytes` octets of UTF-8.
 
-    A client that does not read costs at most `subscriptions_max` times (`buffer_bytes_max` + `page_bytes_max` + one frame +
-    its ids), beside its socket's buffers in the kernel; a buffered event is shared by all who wait for it. One snapshot and one
-    page of messages, each of the engine's `page_bytes_max`, may wait for it too, with `buffer_bytes_max` of answers. One
-    that sends costs `commands_bytes_max` and three frames more. In memory an event of few bytes weighs about a kilobyte.
+    A client that does not read costs at most `subscriptions_max` times (`buffer_bytes_max` + `page_bytes_max` + one
+    frame + its ids), beside its socket's buffers in the kernel; a buffered event is shared by all who wait for it. One
+    snapshot and one page of messages, each of the engine's `page_bytes_max`, may wait for it too, with
+    `buffer_bytes_max` of answers. One that sends costs `commands_bytes_max` and three frames more. In memory an event
+    of few bytes weighs about a kilobyte.
     """
 
     connections_max: int = 2_000
-    """Connections at a time; one more is refused with HTTP 503 before the upgrade."""
+    """Connections at a time, those included that are gone while their commands are carried out; one more is refused
+    with HTTP 503 before the upgrade."""
     handshake_s: float = 5.0
     """How long the upgrade, and then the token, may take."""
     frame_bytes_max: int = 4 * 1024 * 1024

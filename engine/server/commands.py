@@ -65,6 +65,8 @@ class Commands:
         self._asker = asker
         self._lanes: dict[str, deque[frames.Command]] = {}
         self._reading = trio.StrictFIFOLock()
+        self._tasks = 0
+        self._at_rest = trio.Event()
 
     def accept(self, frame: frames.Command) -> None:
         """Take on a command."""
@@ -80,7 +82,22 @@ class Commands:
         self._start(partial(self._lane, frame.session_id), "commands")
 
     def _start(self, function: Callable[[], Awaitable[object]], what: str) -> None:
-        self._shared.spawn(self._shared.work, function, f"{self._asker.name}: {what}")
+        self._tasks += 1
+        self._shared.spawn(self._shared.work, partial(self._counted, function), f"{self._asker.name}: {what}")
+
+    async def _counted(self, function: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await function()
+        finally:
+            self._tasks -= 1
+            if not self._tasks:
+                self._at_rest.set()
+                self._at_rest = trio.Event()
+
+    async def rest(self) -> None:
+        """Wait until nothing is being carried out."""
+        while self._tasks:
+            await self._at_rest.wait()
 
     async def _lane(self, session_id: str) -> None:
         lane = self._lanes[session_id]

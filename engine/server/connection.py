@@ -86,6 +86,11 @@ class Connection:
             self._shared.counters.bytes_sent += self._wire.sent_bytes
             self._shared.counters.frames_malformed += self.protocol.malformed
 
+    async def commands_carried_out(self) -> None:
+        """Wait until nothing that it asked for is on its way any more."""
+        if self._commands is not None:
+            await self._commands.rest()
+
     async def _live(self, nursery: trio.Nursery) -> None:
         try:
             with self._reading:

@@ -45,6 +45,8 @@ class Server:
         self._tls = tls
         self._connections: dict[Connection, None] = {}
         self._numbers = 0
+        self._leaving = 0
+        """Connections that are gone while their commands are being carried out."""
         self._until: float | None = None
         """When the last connection ends, once it is being ended."""
         self.ending = trio.Event()
@@ -111,7 +113,7 @@ class Server:
 
     async def _accept(self, stream: trio.abc.Stream) -> None:
         limits = self._shared.limits
-        count = len(self._connections)
+        count = len(self._connections) + self._leaving
         if count >= limits.connections_max + TURNED_AWAY_MAX:
             self._shared.counters.refused["connections_max"] += 1
             return
@@ -125,6 +127,12 @@ class Server:
             await connection.run()
         finally:
             del self._connections[connection]
+        # What it asked for goes on, and is bounded only while it keeps its place.
+        self._leaving += 1
+        try:
+            await connection.commands_carried_out()
+        finally:
+            self._leaving -= 1
 
 
 @trio.lowlevel.enable_ki_protection

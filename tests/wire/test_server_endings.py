@@ -12,6 +12,7 @@ import trio.testing
 from engine.ports import Listening, Ports
 from engine.server import Server, ServerLimits, serve
 from tests.support.engines import checked_engine
+from tests.support.peers import eventually, open_stream, peer, served
 from tests.support.websocket import hear, upgrade
 
 
@@ -114,3 +115,36 @@ async def test_a_socket_that_takes_nothing_does_not_hold_up_the_end(tmp_path: Pa
             await server.close()
         assert caller.stream.tried.is_set()
         assert server.statistics().connections == 0
+
+
+async def test_who_leaves_keeps_a_place_until_the_commands_are_carried_out(tmp_path: Path) -> None:
+    """Stops of a turn that does not end, by clients that go away at once, again and again: their number stays bounded by
+    `connections_max`, and there is room again when the turn has ended."""
+    limits = ServerLimits(connections_max=3)
+    async with served(tmp_path / "a.db", limits=limits) as (engine, server), trio.open_nursery() as nursery:
+        session = await engine.create_session("s")
+        begun, ended = trio.Event(), trio.Event()
+
+        async def turn() -> None:
+            async with session.turn():
+                begun.set()
+                with trio.CancelScope(shield=True):
+                    await ended.wait()
+
+        nursery.start_soon(turn)
+        await begun.wait()
+        for number in range(3):
+            async with peer(server) as client:
+                for index in range(10):
+                    await client.send("stop", id=f"{number}-{index}", session_id="s")
+                assert (await client.ask("open", session_id="s"))["type"] == "opened"
+            await eventually(lambda: not server.statistics().connections)
+        running = server.statistics().commands
+        async with await open_stream(server.port) as stream:
+            await stream.send_all(upgrade())
+            refused = await hear(stream, quiet_s=2.0)
+        ended.set()
+        assert (running, refused.status) == (30, 503)
+        await eventually(lambda: not server.statistics().commands)
+        async with peer(server) as client:
+            assert (await client.ask("open", session_id="s"))["type"] == "opened"
