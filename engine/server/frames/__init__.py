@@ -16,8 +16,12 @@ the receiver holds means that something was missed.
 
 Every command has an `id`, chosen by the client: the answer carries it, and it makes the command safe to send again. The
 events of a command get the event ids `<id>` (a single one) or `<id>.0`, `<id>.1` ..., unless they bring their own; an event
-id that is known answers `duplicate` with what the database assigned the first time. `incarnation` (from `opened` or a
-receipt) binds a command to that life of the session; without it the command goes to the live one.
+id that is known answers `duplicate` with what the database assigned the first time; with other content it is refused
+(`duplicate_id`). So an id must not be another one's with `.0`, `.1` ... behind it, and that of a command with several
+events must leave room for these within the 512 characters of an event id. `incarnation` (from `opened` or a receipt) binds a
+command to that life of the session; without it the command goes to the live one, also when it is sent again: whoever may
+have to do that after the session was removed and opened anew gives it. `stop` leaves no event: a server that was started
+anew does not know it and carries it out again.
 """
 
 from engine.server.frames.codec import (
