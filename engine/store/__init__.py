@@ -16,7 +16,7 @@ from engine.store.connection import (
 from engine.store.log import Epoch, Log, StoredEvent, StreamState
 from engine.store.measuring import FileSizes, TypeCount, checkpoints, count_types, file_sizes
 from engine.store.owner import Ownership
-from engine.store.reading import ImportedRow, LogReader, Page, Scan, Snapshot, chosen_sessions
+from engine.store.reading import STRIDE, ImportedRow, LogReader, Page, Scan, Snapshot, chosen_sessions
 from engine.store.schema import OUTCOMES, RESERVED_TABLES, check, check_and_migrate
 from engine.store.sync_helper import ANSWER
 from engine.store.tx import Row, Tx, check_definition
@@ -26,6 +26,7 @@ __all__ = [
     "NO_SHARED_MEMORY",
     "OUTCOMES",
     "RESERVED_TABLES",
+    "STRIDE",
     "Epoch",
     "FileSizes",
     "ImportedRow",

@@ -38,6 +38,8 @@ _BETWEEN = (
     "WHERE e.position > ? AND e.position <= ? AND s.workspace = ? ORDER BY e.position"
 )
 _POSITION_MAX = 2**63 - 1
+STRIDE = 20_000
+"""Positions that one step through a workspace's log passes: others' events cost a quarter of a microsecond each."""
 _SKIPS = tuple(APPLIED if name == "applied" else Skipped(name) for name in OUTCOMES)  # type: ignore[arg-type]
 
 
@@ -191,8 +193,10 @@ class LogReader:
     def scan(self, workspace: str, sessions: Sequence[str] | None) -> Scan:
         """What reads a workspace or some of its sessions page after page: each call goes on where the one before ended.
 
-        A call reads at most one event beyond `bytes_max`. It remembers where each session goes on, so that a page costs
-        what it holds, however long the sessions are and however many others the log has.
+        A call reads at most one event beyond `bytes_max`. Of a workspace it passes whatever others hold between
+        `after` and `upto`, so whoever must stay short keeps these near (`STRIDE`). Of sessions it remembers where
+        each goes on, so that a page costs what it holds, however long the sessions are and however many others the
+        log has.
         """
         if sessions is not None:
             return SessionMerge(self._query, self._at, workspace, sessions).page

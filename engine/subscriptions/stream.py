@@ -22,7 +22,7 @@ from engine.errors import ClosedError, InvalidArgumentError
 from engine.events import START, After, CaughtUp, Cursor, Lagging, LogItem, RecordedEvent, Reset, Skipped
 from engine.limits import StreamLimits
 from engine.ports import Ports
-from engine.store import LogReader
+from engine.store import STRIDE, LogReader
 from engine.subscriptions.hub import Hub, Subscriber
 
 REPLACED = "imported events before this cursor were replaced"
@@ -235,7 +235,7 @@ class LogStream:
                 self._end_with(Reset(REPLACED, None))
                 return
         try:
-            events, top = self._page()
+            events, top, whole = self._page()
         except ClosedError:
             if not self._follow or self._hub is None or not self._hub.closed:
                 raise
@@ -250,6 +250,12 @@ class LogStream:
             if not self._ready:
                 self._position, self._epoch = self._read, events[-1].cursor.epoch
             return
+        if not whole:
+            # Nothing but other workspaces' events so far. The reader's own place stays where its last event was.
+            self._read = top.position
+            if self._subscriber is not None:
+                self._subscriber.restart(listening=False)
+            return
         if top.position > self._position:
             self._position, self._epoch = top.position, top.epoch
         self._read = self._position
@@ -260,13 +266,17 @@ class LogStream:
             self._detach()
             self._state = "ended"
 
-    def _page(self) -> tuple[list[RecordedEvent], Cursor]:
-        """The next events that may be told, and the place after all of those."""
-        upto = self._hub.published if self._hub is not None else None
+    def _page(self) -> tuple[list[RecordedEvent], Cursor, bool]:
+        """The next events that may be told, the place up to which it was looked, and whether that is all there is."""
+        published = self._hub.published if self._hub is not None else None
         with self._reader.snapshot() as snapshot:
-            top = snapshot.head if upto is None else min(upto, snapshot.head)
-            events = self._scan(self._read, top, self._limits.page_events_max, self._limits.page_bytes_max)
-            return events, Cursor(self._reader.epoch_of(top) if top else snapshot.epoch, top)
+            top = snapshot.head if published is None else min(published, snapshot.head)
+            upto = top
+            if self._sessions is None:
+                # Sessions are read by their own index, a workspace's log between everybody else's events.
+                upto = min(top, max(self._read, self._position) + STRIDE)
+            events = self._scan(self._read, upto, self._limits.page_events_max, self._limits.page_bytes_max)
+            return events, Cursor(self._reader.epoch_of(upto) if upto else snapshot.epoch, upto), upto == top
 
 
 def _check_bound(name: str, value: object) -> None:
