@@ -31,7 +31,12 @@ _COLUMNS = (
 )
 _FROM = "FROM event e JOIN stream s ON s.key = e.stream_key JOIN event_type t ON t.key = e.type_key"
 _AT = f"SELECT {_COLUMNS} {_FROM} WHERE e.position = ?"
-_BETWEEN = f"SELECT {_COLUMNS} {_FROM} WHERE e.position > ? AND e.position <= ? AND s.workspace = ? ORDER BY e.position"
+# CROSS JOIN keeps the order of the tables: from the streams' side SQLite would collect and sort the whole rest of the log.
+_BETWEEN = (
+    f"SELECT {_COLUMNS} FROM event e CROSS JOIN stream s ON s.key = e.stream_key "
+    "CROSS JOIN event_type t ON t.key = e.type_key "
+    "WHERE e.position > ? AND e.position <= ? AND s.workspace = ? ORDER BY e.position"
+)
 _POSITION_MAX = 2**63 - 1
 _SKIPS = tuple(APPLIED if name == "applied" else Skipped(name) for name in OUTCOMES)  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from engine import CaughtUp, Limits, RecordedEvent, Reset, Skipped, StreamLimits
+from engine import START, CaughtUp, Limits, RecordedEvent, Reset, Skipped, StreamLimits
 from engine.errors import ClosedError, InvalidArgumentError, StorageError
 from engine.events import Envelope, MessageRemoved, MessageUpdated, PartUpdated, SessionNoted, SessionStarted
 from engine.ports import Ports
@@ -87,6 +87,33 @@ async def test_nothing_beyond_what_may_be_told_is_read(tmp_path, autojump_clock)
                     while page := scan(seen[-1] if seen else 0, upto, 2, LARGE):
                         seen += [event.position for event in page]
                 assert seen == [position for position in expected if position <= upto]
+
+
+@pytest.mark.parametrize("session_id", [None, "a", ["a", "b"]])
+async def test_a_page_costs_what_it_holds_and_not_what_the_log_holds(tmp_path, autojump_clock, session_id):
+    """For a page of a log a hundred times as long, at its beginning or in its middle, SQLite takes few more steps."""
+    steps = 0
+
+    def count() -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    async with checked_engine(tmp_path / "a.db") as engine:
+        sessions = [await engine.create_session(name) for name in "abc"]
+        connection = engine._core.files.reader.connection
+        costs = []
+        for length in (20, 2_000):
+            for session in sessions:
+                await session.append(*(SessionNoted(f"{length} {number}", "k") for number in range(length)))
+            middle = (await engine.read.log(session_id="a", limit=10)).items[-1].cursor
+            connection.set_progress_handler(count, 1)
+            for after in (START, middle):
+                steps = 0
+                assert len((await engine.read.log(session_id=session_id, after=after, limit=5)).items) == 5
+                costs.append(steps)
+            connection.set_progress_handler(None)
+        assert max(costs) < 2 * costs[0]
 
 
 @pytest.mark.parametrize("fails_at", range(1, 22))

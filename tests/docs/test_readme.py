@@ -29,8 +29,8 @@ def test_every_python_block_runs_in_order_and_prints_what_happened(
     printed = capsys.readouterr().out
     assert "['Looking at it.'] 10000000" in printed
     assert "ses_1 1 session.started Applied()" in printed
-    assert "Applied()" in printed.splitlines()[-2]
-    assert printed.splitlines()[-1] == "ses_1 fix the parser"
+    assert "Applied()" in printed.splitlines()[-3]
+    assert printed.splitlines()[-2:] == ["ses_1 fix the parser", "over the wire: message.updated True"]
 
 
 def test_ci_installs_and_tests_with_the_readme_command() -> None:

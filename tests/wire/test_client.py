@@ -20,6 +20,7 @@ from engine.errors import (
     ForbiddenError,
     InvalidArgumentError,
     InvalidEventError,
+    LimitError,
     ProtocolError,
     SessionExistsError,
     SkippedError,
@@ -138,9 +139,9 @@ async def test_a_remote_log_brings_what_the_embedded_one_brings(tmp_path):
 
 
 async def test_a_log_from_head_begins_when_it_is_entered(tmp_path):
-    """What is committed after entering comes, nothing before it, and caught up says when it is live."""
-    async with served(tmp_path / "a.db") as (_, server), connected(server.url) as client:
-        session = await client.create_session("s")
+    """What is committed after entering comes, whoever writes it, nothing before it; caught up says when it is live."""
+    async with served(tmp_path / "a.db") as (engine, server), connected(server.url) as client:
+        session = await engine.create_session("s")
         async with client.log(after=HEAD) as log:
             await session.append(SessionNoted("n", "k"))
             assert [item.seq for item in await events_of(log, last_seq=2)] == [2]
@@ -148,6 +149,20 @@ async def test_a_log_from_head_begins_when_it_is_entered(tmp_path):
             item = await anext(log)
             assert isinstance(item, CaughtUp)
             assert log.cursor == item.cursor
+
+
+async def test_one_log_more_than_the_server_allows_is_refused_when_it_is_entered(tmp_path):
+    """LimitError, and the others go on; there is room again when one is left."""
+    async with (
+        served(tmp_path / "a.db", limits=ServerLimits(subscriptions_max=1)) as (_, server),
+        connected(server.url) as client,
+    ):
+        async with client.log() as log:
+            with pytest.raises(LimitError):
+                await client.log().__aenter__()
+            assert isinstance(await anext(log), CaughtUp)
+        async with client.log() as log:
+            assert isinstance(await anext(log), CaughtUp)
 
 
 async def test_a_token_for_reading_reads_and_is_told_that_it_may_not_write(tmp_path):

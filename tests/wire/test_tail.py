@@ -29,7 +29,9 @@ class Child:
     """A process, its output read as far as it has come."""
 
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **(environment or {})}
+        # Unbuffered, it would prove nothing that a line arrives at once.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        environment = {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **(environment or {})}
         pipe = subprocess.PIPE
         command = [sys.executable, "-W", "error", "-m", *arguments]
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
