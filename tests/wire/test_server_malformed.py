@@ -73,7 +73,8 @@ async def test_what_is_no_frame_gets_an_error_and_changes_nothing(tmp_path: Path
         await client.socket.send_message(FRAMES[kind])
         problem = await client.receive()
         assert (problem["type"], problem["written"]) == ("error", "nothing")
-        assert problem["code"] in ("malformed_frame", "invalid_argument")
+        # How deep a frame may be for the decoder depends on the Python; an event may never be so deep.
+        assert problem["code"] in ("malformed_frame", "invalid_argument", "invalid_event")
         assert problem["message"].isprintable()
         assert len(problem["message"]) < 5_000
         assert await still_works(client)
