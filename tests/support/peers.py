@@ -14,6 +14,7 @@ import attrs
 import pytest
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
+from wsproto.utilities import LocalProtocolError
 
 from engine import Engine
 from engine.server import Server, ServerLimits, serve
@@ -118,25 +119,32 @@ async def peer(
     if token is not None:
         given.append((b"authorization", f"Bearer {token}".encode()))
     stream = await open_stream(port, receive_buffer, ssl_context)
-    async with stream, trio.open_nursery() as nursery:
-        socket = await wrap_client_stream(
-            nursery,
-            stream,
-            "127.0.0.1",
-            "/",
-            subprotocols=protocols,
-            extra_headers=given,
-            max_message_size=64 * 1024 * 1024,
-        )
-        made = Peer(socket)
-        if hello:
-            made.hello = await made.receive()
-            assert made.hello["type"] == "hello"
-        yield made
-        with trio.move_on_after(5):
-            await socket.aclose()
-        await trio.aclose_forcefully(stream)
-        nursery.cancel_scope.cancel()
+    leaving = False
+    try:
+        async with stream, trio.open_nursery() as nursery:
+            socket = await wrap_client_stream(
+                nursery,
+                stream,
+                "127.0.0.1",
+                "/",
+                subprotocols=protocols,
+                extra_headers=given,
+                max_message_size=64 * 1024 * 1024,
+            )
+            made = Peer(socket)
+            if hello:
+                made.hello = await made.receive()
+                assert made.hello["type"] == "hello"
+            yield made
+            leaving = True
+            with trio.move_on_after(5):
+                await socket.aclose()
+            await trio.aclose_forcefully(stream)
+            nursery.cancel_scope.cancel()
+    except* LocalProtocolError:
+        # The library's client answers a ping that crosses its goodbye, and stumbles over itself.
+        if not leaving:
+            raise
 
 
 async def open_stream(
