@@ -143,7 +143,7 @@ class Connection:
             message = await self._socket.receive()
             if self._verdict is not None:
                 return  # it came after the server began to go away: nobody would carry it out
-            now = trio.current_time()
+            now = self._wire.heard_at = trio.current_time()
             self._pulse.active(now)
             self._shared.counters.frames_received += 1
             self._take(self.protocol.receive(message))
@@ -228,6 +228,8 @@ class Connection:
             yield
         finally:
             self._listening = True
+            # What the peer has said meanwhile may still wait to be read.
+            self._wire.heard_at = trio.current_time()
 
     @property
     def bytes_sent(self) -> int:

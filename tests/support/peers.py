@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -91,9 +91,10 @@ class Peer:
             while True:
                 try:
                     await self.socket.get_message()
-                except ConnectionClosed as problem:
-                    assert problem.reason is not None
-                    return int(problem.reason.code), problem.reason.reason
+                except ConnectionClosed:
+                    reason = self.socket.closed
+                    assert reason is not None
+                    return int(reason.code), reason.reason
 
 
 @asynccontextmanager
@@ -188,6 +189,13 @@ def small(**changes: Any) -> ServerLimits:
 def note(n: int | str, data: dict[str, Any] | None = None) -> dict[str, Any]:
     """An event that needs nothing to be there."""
     return {"type": "session.noted", "event": {"note_id": str(n), "kind": "test", "data": data or {}}}
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until something holds that tells nobody when it begins to."""
+    with trio.fail_after(SLOW_S):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.001)
 
 
 async def refused(server: Server, **options: Any) -> tuple[int, str]:

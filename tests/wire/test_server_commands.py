@@ -11,7 +11,7 @@ import trio.testing
 
 from engine.events import SessionNoted
 from tests.support.engines import Gate, count_rows
-from tests.support.peers import note, peer, served, small
+from tests.support.peers import eventually, note, peer, served, small
 
 MESSAGE = {"type": "message.updated", "event": {"message_id": "m", "role": "assistant"}}
 PART = {"type": "part.updated", "event": {"part_id": "p", "message_id": "m", "kind": "text", "data": {}}}
@@ -282,8 +282,7 @@ async def test_a_stop_that_is_sent_again_waits_with_the_first_and_stops_nothing_
         await nursery.start(agent, "first")
         async with peer(server) as client:
             await client.send("stop", id="x", session_id="s")
-            while not turns:
-                await trio.sleep(0.001)
+            await eventually(lambda: bool(turns))
         async with peer(server) as client:
             await client.send("stop", id="x", session_id="s")
             await client.ask("create", session_id="other")
@@ -313,14 +312,11 @@ async def test_a_disconnect_cancels_neither_a_turn_nor_a_command(tmp_path: Path)
             gate.close()
             for n in range(5):
                 await client.send("append", id=f"a{n}", session_id="s", events=[note(n)])
-            while server.statistics().commands < 5:
-                await trio.sleep(0.001)
-        while server.statistics().connections:
-            await trio.sleep(0.001)
+            await eventually(lambda: server.statistics().commands >= 5)
+        await eventually(lambda: not server.statistics().connections)
         assert server.statistics().commands == 5
         gate.open()
-        while server.statistics().commands:
-            await trio.sleep(0.001)
+        await eventually(lambda: not server.statistics().commands)
         ended.set()
     assert count_rows(path) == 7
 
@@ -359,7 +355,7 @@ async def test_commands_wait_in_the_socket_while_too_many_are_on_their_way(tmp_p
     """Beyond `commands_max` nothing is read, and nothing refused; they are carried out as the others are answered."""
     gate = Gate()
     options = {"engine_options": {"ports": gate.ports()}, "limits": small(commands_max=3)}
-    async with served(tmp_path / "a.db", **options) as (engine, server), peer(server) as client:
+    async with served(tmp_path / "a.db", **options) as (_, server), peer(server) as client:
         await client.ask("create", session_id="s")
         gate.close()
         for n in range(20):

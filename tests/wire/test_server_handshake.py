@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import logging
 import ssl
-import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import trio
 
 from engine.errors import InvalidArgumentError
 from engine.server import Server, Token, serve
-from tests.support.peers import PROTOCOL, Peer, peer, refused, served, small
+from tests.support.peers import PROTOCOL, Peer, eventually, peer, refused, served, small
 
 SECRET = "correct-horse-battery"
 READER = "only-looking-at-things"
@@ -135,8 +134,7 @@ async def test_one_connection_too_many_is_refused_and_room_is_given_back(tmp_pat
         async with peer(server), peer(server) as second:
             assert (await refused(server))[0] == 503
             await second.socket.aclose()
-            while server.statistics().connections > 1:
-                await trio.sleep(0.001)
+            await eventually(lambda: server.statistics().connections <= 1)
             async with peer(server):
                 pass
         assert server.statistics().refused == {"connections_max": 1}
@@ -172,8 +170,7 @@ async def test_a_handshake_that_is_none_ends_and_leaves_nothing_behind(tmp_path:
                     pass
         if kind not in ("nothing", "half a request", "endless header"):
             assert answer.startswith(b"HTTP/1.1 4"), answer
-        while server.statistics().connections:
-            await trio.sleep(0.001)
+        await eventually(lambda: not server.statistics().connections)
         assert server.statistics().refused == {"handshake": 1}
         assert server.statistics().closed_failed == 0
         async with peer(server):
@@ -187,8 +184,9 @@ async def test_a_peer_that_leaves_in_the_middle_of_its_handshake_is_forgotten_at
         await stream.send_all(b"GET / HTTP/1.1\r\n")
         await stream.aclose()
         with trio.fail_after(10):
-            while server.statistics().refused != {"handshake": 1} or server.statistics().connections:
-                await trio.sleep(0.001)
+            await eventually(
+                lambda: not (server.statistics().refused != {"handshake": 1} or server.statistics().connections)
+            )
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
@@ -201,9 +199,9 @@ async def test_other_machines_are_served_only_with_tokens(tmp_path: Path, host: 
 
 async def test_with_tokens_a_server_may_listen_everywhere(tmp_path: Path) -> None:
     """`0.0.0.0` with tokens works."""
-    async with served(tmp_path / "a.db", host="0.0.0.0", tokens=TOKENS) as (_, server):
-        async with peer(f"ws://127.0.0.1:{server.port}", token=SECRET) as client:
-            assert client.hello["workspace"] == "acme"
+    listening = served(tmp_path / "a.db", host="0.0.0.0", tokens=TOKENS)
+    async with listening as (_, server), peer(f"ws://127.0.0.1:{server.port}", token=SECRET) as client:
+        assert client.hello["workspace"] == "acme"
 
 
 async def test_a_port_that_is_taken_is_an_os_error_and_leaves_nothing(tmp_path: Path) -> None:
@@ -230,7 +228,7 @@ async def test_a_tls_context_is_passed_through(tmp_path: Path) -> None:
     certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run([*make, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    await trio.run_process([*make, *names, "-keyout", key, "-out", certificate], capture_stderr=True)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     trusting = ssl.create_default_context(cafile=str(certificate))

@@ -84,14 +84,14 @@ async def test_nothing_of_another_workspace_can_be_changed(tmp_path: Path) -> No
 
 async def test_nothing_of_another_workspace_is_acknowledged(tmp_path: Path) -> None:
     """The same command, session and event ids in two workspaces never answer for each other."""
-    async with served(tmp_path / "a.db", tokens=TOKENS) as (_, server):
-        async with peer(server, token=ACME) as acme, peer(server, token=OTHER) as other:
-            for client in (acme, other):
-                created = await client.ask("create", id="c", session_id="s")
-                assert created["events"][0]["outcome"] == "applied"
-            for client in (acme, other):
-                answer = await client.ask("append", id="a", session_id="s", events=[note(1)])
-                assert (answer["events"][0]["outcome"], answer["events"][0]["seq"]) == ("applied", 2)
+    both = served(tmp_path / "a.db", tokens=TOKENS)
+    async with both as (_, server), peer(server, token=ACME) as acme, peer(server, token=OTHER) as other:
+        for client in (acme, other):
+            created = await client.ask("create", id="c", session_id="s")
+            assert created["events"][0]["outcome"] == "applied"
+        for client in (acme, other):
+            answer = await client.ask("append", id="a", session_id="s", events=[note(1)])
+            assert (answer["events"][0]["outcome"], answer["events"][0]["seq"]) == ("applied", 2)
 
 
 async def test_a_turn_of_another_workspace_is_not_stopped_and_not_answered_for(tmp_path: Path) -> None:

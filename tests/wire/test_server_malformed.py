@@ -12,7 +12,7 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from tests.support.engines import count_rows
-from tests.support.peers import Peer, note, open_stream, peer, served, small
+from tests.support.peers import Peer, eventually, note, open_stream, peer, served, small
 
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -131,8 +131,7 @@ async def test_too_many_malformed_frames_close_with_4400(tmp_path: Path) -> None
             assert (await client.receive())["code"] == "malformed_frame"
         await client.socket.send_message("?")
         assert (await client.closed())[0] == 4400
-        while server.statistics().connections:
-            await trio.sleep(0.001)
+        await eventually(lambda: not server.statistics().connections)
         assert server.statistics().frames_malformed == 4
 
 
@@ -193,8 +192,7 @@ async def test_broken_websocket_frames_close_with_their_code(tmp_path: Path, kin
                     pass
             code = int.from_bytes(answer[answer.rindex(b"\x88") + 2 :][:2], "big")
             assert code == (1007 if "UTF-8" in kind else 1002)
-        while server.statistics().connections:
-            await trio.sleep(0.001)
+        await eventually(lambda: not server.statistics().connections)
         assert server.statistics().closed_failed == 0
         async with peer(server) as client:
             await ready(client)
@@ -206,14 +204,16 @@ async def test_a_message_in_endless_empty_pieces_is_ended(tmp_path: Path) -> Non
         stream = await open_stream(server.port)
         async with stream:
             await stream.send_all(UPGRADE)
-            pieces = b"\x00\x80\x00\x00\x00\x00" * 10_000
+            await stream.send_all(b"\x01\x80\x00\x00\x00\x00")
             with trio.fail_after(20), pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
-                await stream.send_all(b"\x01\x80\x00\x00\x00\x00")
-                while True:
-                    await stream.send_all(pieces)
-        while server.statistics().connections:
-            await trio.sleep(0.001)
+                await _send_for_ever(stream, b"\x00\x80\x00\x00\x00\x00" * 10_000)
+        await eventually(lambda: not server.statistics().connections)
         assert server.statistics().closed_failed == 0
+
+
+async def _send_for_ever(stream: trio.abc.Stream, data: bytes) -> None:
+    while True:
+        await stream.send_all(data)
 
 
 async def test_random_bytes_and_random_frames_change_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from engine.events import SessionNoted
 from engine.projections import ReadModel
 from engine.server import Server, serve
 from tests.support.engines import Gate, checked_engine, count_rows
-from tests.support.peers import Chain, Peer, note, peer, served, small
+from tests.support.peers import Chain, Peer, eventually, note, peer, served, small
 
 
 def _noted(n: int, text: str = "") -> SessionNoted:
@@ -43,18 +43,17 @@ async def listen(url: str, heard: list[dict[str, Any]], task_status: trio.TaskSt
 async def test_clients_are_told_where_each_subscription_may_go_on(tmp_path: Path, way: str) -> None:
     """`closing` has the cursor of each, then 1001 follows: after `close`, cancellation, or the engine's end."""
     heard: list[dict[str, Any]] = []
-    async with trio.open_nursery() as clients, trio.open_nursery() as servers:
-        async with checked_engine(tmp_path / "a.db") as engine:
-            session = await engine.create_session("a")
-            server: Server = await servers.start(partial(serve, engine, port=0))
-            await clients.start(listen, server.url, heard)
-            await session.append(_noted(1))
-            while len(heard) < 2:
-                await trio.sleep(0.001)
-            if way == "close":
-                await server.close()
-            elif way == "cancel":
-                servers.cancel_scope.cancel()
+    nurseries = trio.open_nursery(), trio.open_nursery()
+    async with nurseries[0] as clients, nurseries[1] as servers, checked_engine(tmp_path / "a.db") as engine:
+        session = await engine.create_session("a")
+        server: Server = await servers.start(partial(serve, engine, port=0))
+        await clients.start(listen, server.url, heard)
+        await session.append(_noted(1))
+        await eventually(lambda: len(heard) >= 2)
+        if way == "close":
+            await server.close()
+        elif way == "cancel":
+            servers.cancel_scope.cancel()
     *events, closing, close = heard
     assert closing["cursors"] == {frame["id"]: frame["cursor"] for frame in events}
     assert set(closing["cursors"]) == {"one", "two"}
@@ -79,19 +78,18 @@ async def test_after_the_end_nobody_is_accepted(tmp_path: Path) -> None:
 async def test_commands_that_were_read_are_carried_out_and_answered(tmp_path: Path) -> None:
     """The server waits for the writer; answers come after `closing` and before the close."""
     gate, path = Gate(), tmp_path / "a.db"
-    async with served(path, engine_options={"ports": gate.ports()}) as (_, server), trio.open_nursery() as nursery:
-        async with peer(server) as client:
-            await client.ask("create", session_id="s")
-            gate.close()
-            for n in range(3):
-                await client.send("append", id=f"a{n}", session_id="s", events=[note(n)])
-            while server.statistics().commands < 3:
-                await trio.sleep(0.001)
-            nursery.start_soon(server.close)
-            assert (await client.receive())["type"] == "closing"
-            gate.open()
-            assert [(await client.receive())["id"] for _ in range(3)] == ["a0", "a1", "a2"]
-            assert (await client.closed())[0] == 1001
+    opened = served(path, engine_options={"ports": gate.ports()})
+    async with opened as (_, server), peer(server) as client, trio.open_nursery() as nursery:
+        await client.ask("create", session_id="s")
+        gate.close()
+        for n in range(3):
+            await client.send("append", id=f"a{n}", session_id="s", events=[note(n)])
+        await eventually(lambda: server.statistics().commands >= 3)
+        nursery.start_soon(server.close)
+        assert (await client.receive())["type"] == "closing"
+        gate.open()
+        assert [(await client.receive())["id"] for _ in range(3)] == ["a0", "a1", "a2"]
+        assert (await client.closed())[0] == 1001
     assert count_rows(path) == 4
 
 
@@ -103,8 +101,7 @@ async def test_a_command_that_does_not_end_holds_the_server_up_for_shutdown_s_on
         await client.ask("create", session_id="s")
         gate.close()
         await client.send("append", id="a", session_id="s", events=[note(1)])
-        while server.statistics().commands < 1:
-            await trio.sleep(0.001)
+        await eventually(lambda: server.statistics().commands >= 1)
         with trio.fail_after(10):
             await server.close()
         gate.open()
@@ -218,8 +215,7 @@ async def test_statistics_count_what_happened(tmp_path: Path) -> None:
             assert (now.events_sent, now.frames_received, now.frames_malformed) == (2, 4, 0)
             assert now.bytes_sent > 1_000
             assert (now.encoded, now.encoded_again) == (2, 0)
-        while server.statistics().connections:
-            await trio.sleep(0.001)
+        await eventually(lambda: not server.statistics().connections)
         after = server.statistics()
         assert (after.connections, after.connections_total, after.subscriptions) == (0, 1, 0)
         assert after.bytes_sent >= now.bytes_sent
