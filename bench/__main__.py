@@ -17,14 +17,19 @@ from bench import (
     busy,
     cost,
     crashes,
+    delivery,
     determinism,
+    fan_out,
     first_bug,
     floor,
+    idle,
     posted,
     races,
+    resume,
     shrinking,
     simulating,
     slow_disk,
+    stalled,
     streaming,
     where,
 )
@@ -45,6 +50,11 @@ BENCHMARKS: dict[str, Any] = {
     "determinism": determinism,
     "simulating": simulating,
     "shrinking": shrinking,
+    "fan_out": fan_out,
+    "delivery": delivery,
+    "stalled": stalled,
+    "resume": resume,
+    "idle": idle,
 }
 LONG = {"first_bug", "races", "crashes", "determinism"}
 """Take far longer than the others: measured only when named."""

@@ -119,7 +119,7 @@ class ServerLimits:
 
     connections_max: int = 2_000
     """Connections at a time; one more is refused with HTTP 503 before the upgrade."""
-    handshake_s: float = 10.0
+    handshake_s: float = 5.0
     """How long the upgrade, and then the token, may take."""
     frame_bytes_max: int = 4 * 1024 * 1024
     """The largest message from a client. The largest tool results seen in real transcripts are below 1 MiB."""

@@ -52,6 +52,8 @@ def read_address(url: str, *, token: str | None, ssl_context: ssl.SSLContext | N
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname
+        # Both are looked up and sent in this form; a label that is empty or too long has none.
+        f"{host}:{port}".encode("idna")
     except ValueError as problem:
         raise InvalidArgumentError("url", str(problem)[:200]) from None
     if parts.scheme not in ("ws", "wss"):

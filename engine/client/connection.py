@@ -32,6 +32,8 @@ from engine.server import frames
 
 log = logging.getLogger("engine.client")
 
+FAULTS: Final = (1002, frames.UNSUPPORTED_DATA, 1007, frames.INTERNAL, frames.MALFORMED)
+"""Close codes that say that something sent was not understood, or met a bug: what is sent again may meet it again."""
 NO_HELLO: Final = "it said no hello in time (one that wants a token waits for it)"
 
 
@@ -177,7 +179,7 @@ class Connection:
         if problem.final == "token" or problem.code == frames.UNAUTHORIZED:
             return _Ending(problem.problem, fatal=UnauthorizedError(url, problem.problem))
         going = open_ and self._protocol.closing is not None and lasted_s > self._limits.retry_first_s
-        return _Ending(problem.problem, calm=open_, at_once=going)
+        return _Ending(problem.problem, calm=open_ and problem.code not in FAULTS, at_once=going)
 
     # --- one connection -------------------------------------------------------------------------------------
 

@@ -5,28 +5,29 @@ Owns: the read model of sessions at one position, made of frames. Must not know:
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import attrs
 import msgspec
 
 from engine.client.following import ReadModelArrived, ViolationError
 from engine.events import Cursor
-from engine.projections.views import MessageView, SessionView
+from engine.projections.views import MessageView, SessionView, UsageReport
 
 _session: Final = msgspec.json.Decoder(SessionView)
 _message: Final = msgspec.json.Decoder(MessageView)
-_usage: Final = msgspec.json.Decoder(dict[str, Any])
+_usage: Final = msgspec.json.Decoder(UsageReport)
 
 
 @attrs.frozen(kw_only=True)
 class SessionSnapshot:
-    """A session with its newest messages, oldest first. `more`: there are older ones. `usage`: what it has used itself."""
+    """A session with its newest messages, oldest first. `more`: there are older ones. `usage`: what it has used itself;
+    None in a snapshot of the workspace."""
 
     session: SessionView
     messages: tuple[MessageView, ...]
     more: bool
-    usage: dict[str, Any] | None
+    usage: UsageReport | None
 
 
 @attrs.frozen(kw_only=True)

@@ -4,7 +4,16 @@ from engine.projections.counting import RowCounts, count_rows
 from engine.projections.definition import Handler, Projection, Recording, definition_for, handles, projection
 from engine.projections.projector import Progress, Projector
 from engine.projections.reading import ReadModel
-from engine.projections.views import MessageView, PartView, SessionView, ToolView, UsageReport, UsageTotals
+from engine.projections.views import (
+    MessageView,
+    PartView,
+    ReadSnapshot,
+    SessionSnapshot,
+    SessionView,
+    ToolView,
+    UsageReport,
+    UsageTotals,
+)
 
 __all__ = [
     "Handler",
@@ -14,8 +23,10 @@ __all__ = [
     "Projection",
     "Projector",
     "ReadModel",
+    "ReadSnapshot",
     "Recording",
     "RowCounts",
+    "SessionSnapshot",
     "SessionView",
     "ToolView",
     "UsageReport",

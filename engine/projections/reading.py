@@ -8,7 +8,7 @@ directions; every query names the workspace, so nothing of another one is ever s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import trio
@@ -18,20 +18,27 @@ from engine.events import START, After, RecordedEvent
 from engine.limits import Limits
 from engine.ports import Ports
 from engine.projections.builtin.parts import FIELDS
-from engine.projections.views import MessageView, PartView, SessionView, ToolView, UsageReport, UsageTotals
-from engine.store import LogReader, Page
+from engine.projections.rows import (
+    MESSAGE_COLUMNS,
+    SESSION_COLUMNS,
+    TOOL_COLUMNS,
+    USAGE_SUMS,
+    part_view,
+    session_view,
+    usage_report,
+)
+from engine.projections.views import (
+    MessageView,
+    ReadSnapshot,
+    SessionSnapshot,
+    SessionView,
+    UsageReport,
+)
+from engine.store import LogReader, Page, chosen_sessions
 
 T = TypeVar("T")
 
 _KEY_MAX = 2**63 - 1
-
-_SESSION = "key, session_id, incarnation, title, parent_id, metadata, created_at, updated_at"
-_MESSAGE = "key, message_id, role, status, finish_reason, settled_by, metadata, created_at, updated_at"
-_TOOL = "call_id, name, state, settled_by, input, output, error, child_session_id, started_at, ended_at"
-_SUMS = (
-    "count(*), sum(u.cost_nanousd), sum(u.input_tokens), sum(u.output_tokens), sum(u.reasoning_tokens), "
-    "sum(u.cache_read_tokens), sum(u.cache_write_tokens)"
-)
 
 
 class ReadModel:
@@ -61,9 +68,9 @@ class ReadModel:
     def _sessions(self, before: int | None, after: int | None, limit: int) -> Page[SessionView]:
         with self._reader.snapshot() as snapshot:
             rows, more = self._keyset(
-                f"{_SESSION} FROM session WHERE workspace = ?", (self._workspace,), before, after, limit
+                f"{SESSION_COLUMNS} FROM session WHERE workspace = ?", (self._workspace,), before, after, limit
             )
-            return Page(tuple(map(_session, rows)), snapshot.cursor, more)
+            return Page(tuple(map(session_view, rows)), snapshot.cursor, more)
 
     async def session(self, session_id: str) -> SessionView:
         """One live session, or `UnknownSessionError`."""
@@ -71,10 +78,10 @@ class ReadModel:
 
     def _session(self, session_id: str) -> SessionView:
         with self._reader.snapshot():
-            return _session(self._session_row(session_id))
+            return session_view(self._session_row(session_id))
 
     def _session_row(self, session_id: str) -> tuple[Any, ...]:
-        sql = f"SELECT {_SESSION} FROM session WHERE workspace = ? AND session_id = ?"
+        sql = f"SELECT {SESSION_COLUMNS} FROM session WHERE workspace = ? AND session_id = ?"
         row: tuple[Any, ...] | None = self._query(sql, (self._workspace, session_id)).fetchone()
         if row is None:
             raise UnknownSessionError(session_id)
@@ -96,7 +103,7 @@ class ReadModel:
     def _messages(self, session_id: str, before: int | None, after: int | None, limit: int) -> Page[MessageView]:
         with self._reader.snapshot() as snapshot:
             session_key = self._session_row(session_id)[0]
-            sql = f"{_MESSAGE} FROM message WHERE session_key = ?"
+            sql = f"{MESSAGE_COLUMNS} FROM message WHERE session_key = ?"
             rows, more = self._keyset(sql, (session_key,), before, after, limit)
             forward = after is not None
             found: list[MessageView] = []
@@ -117,7 +124,7 @@ class ReadModel:
     def _one_message(self, session_id: str, message_id: str) -> MessageView:
         with self._reader.snapshot():
             session_key = self._session_row(session_id)[0]
-            sql = f"SELECT {_MESSAGE} FROM message WHERE session_key = ? AND message_id = ?"
+            sql = f"SELECT {MESSAGE_COLUMNS} FROM message WHERE session_key = ? AND message_id = ?"
             row = self._query(sql, (session_key, message_id)).fetchone()
             if row is None:
                 raise UnknownMessageError(session_id, f"message {message_id!r}")
@@ -126,7 +133,7 @@ class ReadModel:
     def _message(self, row: tuple[Any, ...]) -> tuple[MessageView, int]:
         key, message_id, role, status, finish_reason, settled_by, metadata, created_at, updated_at = row
         parts = self._query(
-            f"SELECT p.key, p.part_id, p.kind, p.data, p.created_at, p.updated_at, {_TOOL} FROM part p "
+            f"SELECT p.key, p.part_id, p.kind, p.data, p.created_at, p.updated_at, {TOOL_COLUMNS} FROM part p "
             "LEFT JOIN tool t ON t.part_key = p.key WHERE p.message_key = ? ORDER BY p.key",
             (key,),
         ).fetchall()
@@ -140,7 +147,7 @@ class ReadModel:
             found = texts.setdefault(part_key, {})
             found[FIELDS[field]] = found.get(FIELDS[field], "") + text
             size += len(text)
-        views = tuple(_part(part, texts.get(part[0], {})) for part in parts)
+        views = tuple(part_view(part, texts.get(part[0], {})) for part in parts)
         size += sum(len(part[3]) + len(part[10] or "") + len(part[11] or "") for part in parts)
         view = MessageView(
             key=key,
@@ -180,26 +187,104 @@ class ReadModel:
         with self._reader.snapshot():
             if session_id is None:
                 rows = self._query(
-                    f"SELECT 1, m.key IS NOT NULL, u.model, {_SUMS} FROM spender p "
+                    f"SELECT 1, m.key IS NOT NULL, u.model, {USAGE_SUMS} FROM spender p "
                     "JOIN usage u ON u.session_key = p.session_key LEFT JOIN message m "
                     "ON m.session_key = u.session_key AND m.message_id = u.message_id WHERE p.workspace = ? "
                     "GROUP BY 2, 3",
                     (self._workspace,),
                 ).fetchall()
-                return _report(rows)
+                return usage_report(rows)
             sql = "SELECT 1 FROM spender WHERE workspace = ? AND session_id = ?"
             if self._query(sql, (self._workspace, session_id)).fetchone() is None:
                 raise UnknownSessionError(session_id)
-            below = "UNION SELECT c.session_id FROM tree JOIN spender c ON c.workspace = ?1 AND c.parent_id = tree.id"
-            rows = self._query(
-                f"WITH RECURSIVE tree(id) AS (SELECT ?2 {below if roll_up else ''}) "
-                f"SELECT p.session_id = ?2, m.key IS NOT NULL, u.model, {_SUMS} FROM tree "
-                "JOIN spender p ON p.workspace = ?1 AND p.session_id = tree.id "
-                "JOIN usage u ON u.session_key = p.session_key "
-                "LEFT JOIN message m ON m.session_key = u.session_key AND m.message_id = u.message_id GROUP BY 1, 2, 3",
-                (self._workspace, session_id),
-            ).fetchall()
-            return _report(rows)
+            return self._usage_of(session_id, roll_up)
+
+    def _usage_of(self, session_id: str, roll_up: bool) -> UsageReport:
+        below = "UNION SELECT c.session_id FROM tree JOIN spender c ON c.workspace = ?1 AND c.parent_id = tree.id"
+        rows = self._query(
+            f"WITH RECURSIVE tree(id) AS (SELECT ?2 {below if roll_up else ''}) "
+            f"SELECT p.session_id = ?2, m.key IS NOT NULL, u.model, {USAGE_SUMS} FROM tree "
+            "JOIN spender p ON p.workspace = ?1 AND p.session_id = tree.id "
+            "JOIN usage u ON u.session_key = p.session_key "
+            "LEFT JOIN message m ON m.session_key = u.session_key AND m.message_id = u.message_id GROUP BY 1, 2, 3",
+            (self._workspace, session_id),
+        ).fetchall()
+        return usage_report(rows)
+
+    # --- sessions as they are at one place in the log --------------------------------------------
+
+    async def snapshot(
+        self, session_ids: str | Collection[str] | None = None, *, messages: int = 50, sessions: int = 50
+    ) -> ReadSnapshot:
+        """Live sessions at one place in the log: what somebody shows before following `log(after=snapshot.cursor)`.
+
+        Args:
+            session_ids: one or several live sessions (up to `subscription_sessions_max`), answered in the order given, each
+                once. None: the newest sessions of the workspace, in the order of their creation, without messages.
+            messages: the last ones of each named session, with their parts and tool calls; 0 or more. Sessions times
+                messages (a session without any counts as one) is at most `page_items_max`.
+            sessions: how many are listed where none is named; 1 to `page_items_max`.
+
+        The messages together end at `page_bytes_max`: each session in its turn gets an equal share of what is left, to be
+        reached by its oldest message that is given (so one large message is given whole), and none when nothing is left;
+        its `more` says so. Usage is each session's own, every life of its id, not rolled up.
+
+        Everything is of one read transaction, one step on the loop. Raises `UnknownSessionError` where one of them is not
+        live, `InvalidArgumentError`, or a `StorageError`. Cancelled, nothing is left behind.
+        """
+        return await self._run(lambda: self._snapshot(session_ids, messages, sessions))
+
+    def _snapshot(self, session_ids: str | Collection[str] | None, messages: int, sessions: int) -> ReadSnapshot:
+        names = chosen_sessions(session_ids, self._limits.subscription_sessions_max, "session_ids")
+        if names is None:
+            self._reader.check_limit(sessions, "sessions")
+        else:
+            self._check_messages(len(names), messages)
+        with self._reader.snapshot() as snapshot:
+            if names is None:
+                rows, more = self._keyset(
+                    f"{SESSION_COLUMNS} FROM session WHERE workspace = ?", (self._workspace,), None, None, sessions
+                )
+                found = [self._session_snapshot(row, 0, 0)[0] for row in rows]
+                return ReadSnapshot(sessions=tuple(found), more=more, cursor=snapshot.cursor)
+            found = []
+            left = self._limits.page_bytes_max
+            for index, name in enumerate(names):
+                share = max(1, left // (len(names) - index)) if left > 0 else 0
+                view, size = self._session_snapshot(self._session_row(name), messages, share)
+                found.append(view)
+                left -= size
+            return ReadSnapshot(sessions=tuple(found), more=False, cursor=snapshot.cursor)
+
+    def _check_messages(self, sessions: int, messages: int) -> None:
+        if type(messages) is not int or messages < 0:
+            raise InvalidArgumentError("messages", f"expected 0 or more, found {messages!r:.60}")
+        if sessions * max(1, messages) > self._limits.page_items_max:
+            problem = (
+                f"expected at most {self._limits.page_items_max} in all, found {sessions} sessions of {messages} messages"
+            )
+            raise InvalidArgumentError("messages", problem)
+
+    def _session_snapshot(self, row: tuple[Any, ...], count: int, share: int) -> tuple[SessionSnapshot, int]:
+        """A session with its last messages until their size reaches the share, and that size."""
+        session = session_view(row)
+        sql = f"SELECT {MESSAGE_COLUMNS} FROM message WHERE session_key = ? ORDER BY key DESC LIMIT ?"
+        rows = self._query(sql, (session.key, count + 1)).fetchall()
+        found: list[MessageView] = []
+        size = 0
+        for message in rows[:count]:
+            if size >= share:
+                break
+            view, weight = self._message(message)
+            found.append(view)
+            size += weight
+        snapshot = SessionSnapshot(
+            session=session,
+            messages=tuple(reversed(found)),
+            more=len(rows) > len(found),
+            usage=self._usage_of(session.session_id, roll_up=False),
+        )
+        return snapshot, size
 
     # --- the log ------------------------------------------------------------------------------
 
@@ -236,67 +321,3 @@ class ReadModel:
         rows = self._query(f"SELECT {sql} AND {side} ORDER BY key {order} LIMIT ?", (*values, edge, limit + 1)).fetchall()
         found = rows[:limit]
         return (found if order == "ASC" else found[::-1]), len(rows) > limit
-
-
-def _session(row: tuple[Any, ...]) -> SessionView:
-    key, session_id, incarnation, title, parent_id, metadata, created_at, updated_at = row
-    return SessionView(
-        key=key,
-        session_id=session_id,
-        incarnation=incarnation,
-        title=title,
-        parent_id=parent_id,
-        metadata=json.loads(metadata),
-        created_at=created_at,
-        updated_at=updated_at,
-    )
-
-
-def _part(row: tuple[Any, ...], texts: dict[str, str]) -> PartView:
-    key, part_id, kind, data, created_at, updated_at = row[:6]
-    tool = _tool(row[6:], texts) if row[6] is not None else None
-    return PartView(
-        key=key,
-        part_id=part_id,
-        kind=kind,
-        data={**json.loads(data), **texts},
-        tool=tool,
-        created_at=created_at,
-        updated_at=updated_at,
-    )
-
-
-def _tool(row: tuple[Any, ...], texts: dict[str, str]) -> ToolView:
-    call_id, name, state, settled_by, given, output, error, child_session_id, started_at, ended_at = row
-    return ToolView(
-        call_id=call_id,
-        name=name,
-        state=state,
-        settled_by=settled_by,
-        input=texts.get("input") if given is None else json.loads(given),
-        output=texts.get("output") if output is None else json.loads(output),
-        error=error,
-        child_session_id=child_session_id,
-        started_at=started_at,
-        ended_at=ended_at,
-    )
-
-
-def _report(rows: Iterable[tuple[Any, ...]]) -> UsageReport:
-    sums: dict[str, UsageTotals] = {"own": UsageTotals(), "unattributed": UsageTotals(), "children": UsageTotals()}
-    models: dict[str, UsageTotals] = {}
-    for own, attributed, model, *values in rows:
-        totals = UsageTotals(
-            steps=values[0],
-            cost_nanousd=values[1],
-            input_tokens=values[2],
-            output_tokens=values[3],
-            reasoning_tokens=values[4],
-            cache_read_tokens=values[5],
-            cache_write_tokens=values[6],
-        )
-        kind = "children" if not own else "own" if attributed else "unattributed"
-        sums[kind] += totals
-        name = model or "unknown"
-        models[name] = models.get(name, UsageTotals()) + totals
-    return UsageReport(**sums, by_model=models)

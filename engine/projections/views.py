@@ -11,6 +11,8 @@ from typing import Any
 
 import attrs
 
+from engine.events import Cursor
+
 
 @attrs.frozen(kw_only=True)
 class SessionView:
@@ -114,3 +116,24 @@ class UsageReport:
     def total(self) -> UsageTotals:
         """Everything, each step once."""
         return self.own + self.unattributed + self.children
+
+
+@attrs.frozen(kw_only=True)
+class SessionSnapshot:
+    """A live session with its last messages, in their order, and its usage (its own and unattributed; no children)."""
+
+    session: SessionView
+    messages: tuple[MessageView, ...]
+    more: bool
+    """Whether there are messages before these: `read.messages(session_id, before=messages[0].key)` has them."""
+    usage: UsageReport
+
+
+@attrs.frozen(kw_only=True)
+class ReadSnapshot:
+    """Live sessions as they were at one place in the log: `log(after=cursor)` continues exactly there."""
+
+    sessions: tuple[SessionSnapshot, ...]
+    more: bool
+    """Whether the workspace has sessions before these; False where they were named."""
+    cursor: Cursor

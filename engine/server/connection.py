@@ -29,7 +29,7 @@ from engine.server.protocol import Close, Pace, Received, Say, ServerProtocol
 from engine.server.pulse import Pulse, Seen
 from engine.server.served import ServedWorkspace
 from engine.server.shared import Shared, log
-from engine.server.socket import GoneError, Socket
+from engine.server.socket import LINGER_S, GoneError, Socket
 
 GONE: Final = (GoneError, trio.ClosedResourceError, trio.BrokenResourceError)
 """What the end of the line looks like."""
@@ -48,6 +48,7 @@ class Connection:
         self._socket = Socket(stream, message_bytes_max=shared.limits.frame_bytes_max)
         self._wire = self._socket.wire
         self.protocol = ServerProtocol(shared.limits, None)
+        self.snapshots = trio.StrictFIFOLock()
         self._commands: Commands | None = None
         self._workspace: ServedWorkspace | None = None
         self._followings: dict[str, Following] = {}
@@ -320,7 +321,9 @@ class Connection:
             while code == frames.GOING_AWAY and self.protocol.commands:
                 await self._changed.wait()
             await self._wire.flush()
-        await self._socket.close(code, reason, self._limits.shutdown_s)
+        # Whoever is sent away need not agree.
+        seconds = self._limits.shutdown_s if code == frames.GOING_AWAY else min(LINGER_S, self._limits.shutdown_s)
+        await self._socket.close(code, reason, seconds)
 
     async def _watch(self) -> None:
         """Ask for signs of life, and end what shows none."""

@@ -21,6 +21,7 @@ from engine.server import frames
 from engine.server.protocol import ServerProtocol
 from engine.server.served import ServedLog, ServedWorkspace
 from engine.server.shared import Shared
+from engine.server.snapshots import parts
 from engine.server.texts import Texts
 
 
@@ -29,6 +30,10 @@ class Listener(Protocol):
 
     @property
     def protocol(self) -> ServerProtocol: ...
+
+    @property
+    def snapshots(self) -> trio.StrictFIFOLock:
+        """Held by the subscription that is sending a snapshot."""
 
     async def send(self, make: Callable[[], str | None]) -> bool:
         """Send a text once the socket is free; False: there is nothing to be said any more."""
@@ -55,16 +60,37 @@ class Following:
         protocol, name = self._listener.protocol, self._frame.id
         with self._scope:
             try:
-                await self._follow(_place(self._frame.after))
+                await self._follow()
             except EngineError as problem:
                 refusal = problem
                 await self._say(lambda: protocol.refuse(name, refusal))
 
-    async def _follow(self, after: After) -> None:
+    async def _follow(self) -> None:
         protocol, name = self._listener.protocol, self._frame.id
-        async with self._log(after) as log:
+        if self._frame.after == "snapshot":
+            # One at a time: a snapshot is large, and a client that does not read it has it in memory.
+            async with self._listener.snapshots:
+                after = await self._show()
+            async with self._log(after) as log:
+                await self._pass_on(log)
+            return
+        async with self._log(_place(self._frame.after)) as log:
             await self._say(partial(protocol.begin, name, log.cursor))
             await self._pass_on(log)
+
+    async def _show(self) -> Cursor:
+        """Send the read model as it is at a place in the log; that place."""
+        protocol, frame = self._listener.protocol, self._frame
+        read = self._workspace.read
+        if frame.sessions is None:
+            snapshot = await read.snapshot(None, sessions=frame.messages)
+        else:
+            snapshot = await read.snapshot(frame.sessions, messages=frame.messages)
+        await self._say(partial(protocol.begin, frame.id, snapshot.cursor, snapshot=True))
+        bytes_max = self._shared.limits.events_bytes
+        for sessions, last in parts(snapshot, whole_workspace=frame.sessions is None, bytes_max=bytes_max):
+            await self._say(partial(protocol.snapshot, frame.id, sessions, last=last))
+        return snapshot.cursor
 
     def _log(self, after: After) -> ServedLog:
         return self._workspace.log(
@@ -111,7 +137,7 @@ def stream_limits(limits: ServerLimits) -> StreamLimits:
 def _place(after: str) -> After:
     if after == "start":
         return START
-    return HEAD if after in ("now", "snapshot") else Cursor.parse(after)
+    return HEAD if after == "now" else Cursor.parse(after)
 
 
 def cut(items: Sequence[LogItem], texts: Texts, limits: ServerLimits) -> Iterator[tuple[list[str], Cursor]]:

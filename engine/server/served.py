@@ -5,7 +5,7 @@ Owns: the shapes. Must not know: who has them (`engine.runtime` does; a test che
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -42,8 +42,38 @@ class ServedPage(Protocol):
     def more(self) -> bool: ...
 
 
+class ServedSessionSnapshot(Protocol):
+    """A session in a snapshot."""
+
+    @property
+    def session(self) -> Any: ...
+
+    @property
+    def messages(self) -> tuple[Any, ...]: ...
+
+    @property
+    def more(self) -> bool: ...
+
+    @property
+    def usage(self) -> Any: ...
+
+
+class ServedSnapshot(Protocol):
+    """Sessions at one place in the log."""
+
+    @property
+    def sessions(self) -> Sequence[ServedSessionSnapshot]: ...
+
+    @property
+    def cursor(self) -> Cursor: ...
+
+
 class ServedReadModel(Protocol):
     """The read model of a workspace."""
+
+    async def snapshot(
+        self, session_ids: str | Collection[str] | None = None, *, messages: int = 50, sessions: int = 50
+    ) -> ServedSnapshot: ...
 
     async def messages(
         self, session_id: str, *, before: int | None = None, after: int | None = None, limit: int = 50

@@ -124,6 +124,10 @@ class Socket:
             with trio.move_on_after(seconds, shield=True):
                 try:
                     await self._connection.aclose(code, reason)
+                    if not self.wire.closing_sent:
+                        # The library has met a broken frame meanwhile, and calls that the end without saying so.
+                        await self.wire.send_all(close_frame(code, reason))
+                        await self.wire.discard()
                 except (trio.ClosedResourceError, trio.BrokenResourceError):
                     pass
         await self.wire.hang_up()

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
+from engine.errors import StorageCorruptError
 from engine.events import RecordedEvent
 
 Query = Callable[..., Any]
+At = Callable[[int], RecordedEvent | None]
 
 NAMES_MAX = 500
 """Session ids in one statement: far below what SQLite takes, and few enough that its text stays small."""
@@ -37,7 +39,7 @@ def for_each(query: Query, sql: str, workspace: str, sessions: Sequence[str]) ->
 class SessionMerge:
     """One reader's way through the events of its sessions. What it knows is kept from page to page."""
 
-    def __init__(self, query: Query, at: Callable[[int], RecordedEvent], workspace: str, sessions: Sequence[str]) -> None:
+    def __init__(self, query: Query, at: At, workspace: str, sessions: Sequence[str]) -> None:
         self._query = query
         self._at = at
         self._workspace = workspace
@@ -51,12 +53,18 @@ class SessionMerge:
         """The events after a position, not beyond another, in order; it ends with the event that reaches a bound.
 
         Each call goes on where the one before ended, or, where that one found nothing, anywhere after it; `upto` never goes
-        back. Empty only where there are none. In a snapshot.
+        back. Empty only where there are none. In a snapshot. Raises `StorageCorruptError` where the index contradicts the
+        log; after an error the same call may be made again.
         """
-        found = self._take(events_max, bytes_max)
-        if not found and self._top < upto:
-            self._look(after, upto)
+        try:
             found = self._take(events_max, bytes_max)
+            if not found and self._top < upto:
+                self._look(after, upto)
+                found = self._take(events_max, bytes_max)
+        except BaseException:
+            # What was taken is lost with the error, so the heap is wrong: look anew.
+            self._heap, self._top = [], -1
+            raise
         return found
 
     def _look(self, after: int, upto: int) -> None:
@@ -92,6 +100,9 @@ class SessionMerge:
                     heappush(heap, (position, key, seq))
                     break
                 recorded = self._at(position)
+                if recorded is None or recorded.seq != next_seq:
+                    problem = f"position {position} should hold seq {next_seq} by the index, found "
+                    raise StorageCorruptError("read the log", problem + (f"seq {recorded.seq}" if recorded else "nothing"))
                 found.append(recorded)
                 size += recorded.size_bytes
                 seq = next_seq

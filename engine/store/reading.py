@@ -31,7 +31,12 @@ _COLUMNS = (
 )
 _FROM = "FROM event e JOIN stream s ON s.key = e.stream_key JOIN event_type t ON t.key = e.type_key"
 _AT = f"SELECT {_COLUMNS} {_FROM} WHERE e.position = ?"
-_BETWEEN = f"SELECT {_COLUMNS} {_FROM} WHERE e.position > ? AND e.position <= ? AND s.workspace = ? ORDER BY e.position"
+# CROSS JOIN keeps the order of the tables: from the streams' side SQLite would collect and sort the whole rest of the log.
+_BETWEEN = (
+    f"SELECT {_COLUMNS} FROM event e CROSS JOIN stream s ON s.key = e.stream_key "
+    "CROSS JOIN event_type t ON t.key = e.type_key "
+    "WHERE e.position > ? AND e.position <= ? AND s.workspace = ? ORDER BY e.position"
+)
 _POSITION_MAX = 2**63 - 1
 _SKIPS = tuple(APPLIED if name == "applied" else Skipped(name) for name in OUTCOMES)  # type: ignore[arg-type]
 
@@ -40,7 +45,7 @@ Scan = Callable[[int, int, int, int], list[RecordedEvent]]
 """(after, upto, events_max, bytes_max) -> the next events in order; none only where there are none. In a snapshot."""
 
 
-def chosen_sessions(session_id: object, sessions_max: int) -> tuple[str, ...] | None:
+def chosen_sessions(session_id: object, sessions_max: int, argument: str = "session_id") -> tuple[str, ...] | None:
     """The sessions that a filter names, each once: None is all of the workspace.
 
     Raises `InvalidArgumentError` for what is neither an id nor a collection of 1 to `sessions_max` ids.
@@ -49,14 +54,14 @@ def chosen_sessions(session_id: object, sessions_max: int) -> tuple[str, ...] | 
         return None
     if not isinstance(session_id, str | Collection):
         problem = f"expected an id, a collection of ids or None, found {session_id!r:.60}"
-        raise InvalidArgumentError("session_id", problem)
+        raise InvalidArgumentError(argument, problem)
     names = (session_id,) if isinstance(session_id, str) else tuple(session_id)
     for name in names:
         if not isinstance(name, str):
-            raise InvalidArgumentError("session_id", f"expected ids, which are text, found {name!r:.60}")
+            raise InvalidArgumentError(argument, f"expected ids, which are text, found {name!r:.60}")
     chosen = tuple(dict.fromkeys(names))
     if not 1 <= len(chosen) <= sessions_max:
-        raise InvalidArgumentError("session_id", f"expected 1 to {sessions_max} sessions, found {len(chosen)}")
+        raise InvalidArgumentError(argument, f"expected 1 to {sessions_max} sessions, found {len(chosen)}")
     return chosen
 
 
@@ -219,8 +224,9 @@ class LogReader:
         top = _POSITION_MAX if upto is None else upto
         return self.scan(workspace, sessions)(after, top, count, self._limits.page_bytes_max)
 
-    def _at(self, position: int) -> RecordedEvent:
-        return self.record(self._query(_AT, (position,)).fetchone())
+    def _at(self, position: int) -> RecordedEvent | None:
+        row = self._query(_AT, (position,)).fetchone()
+        return None if row is None else self.record(row)
 
     def record(self, row: tuple[Any, ...]) -> RecordedEvent:
         """A row of the log as its reader sees it."""
@@ -277,10 +283,10 @@ class LogReader:
             raise InvalidArgumentError("after", f"expected START, HEAD or a Cursor, found {after!r:.60}")
         return 0 if after is START else snapshot.head
 
-    def check_limit(self, limit: int) -> None:
+    def check_limit(self, limit: int, argument: str = "limit") -> None:
         """Refuse a page size that no page may have."""
         if type(limit) is not int or not 1 <= limit <= self._limits.page_items_max:
-            raise InvalidArgumentError("limit", f"expected 1 to {self._limits.page_items_max}, found {limit!r:.60}")
+            raise InvalidArgumentError(argument, f"expected 1 to {self._limits.page_items_max}, found {limit!r:.60}")
 
     def live_session(self, workspace: str, session_id: str) -> int | None:
         """The number of the session's live incarnation, or None. One snapshot."""

@@ -72,7 +72,11 @@ def test_json_becomes_the_event_that_it_says() -> None:
         ("message.updated", b'{"message_id":"\\ud800","role":"user"}', "surrogate"),
         ("message.updated", b'{"message_id":"\xff","role":"user"}', "utf-8"),
         ("message.updated", b'{"message_id":"m","role":"user","metadata":{"a":1e999}}', "out of range"),
-        ("session.noted", b'{"note_id":"n","kind":"k","data":%s}' % (b'{"a":' * 200_000 + b"1" + b"}" * 200_000), "recursion"),
+        (
+            "session.noted",
+            b'{"note_id":"n","kind":"k","data":%s}' % (b'{"a":' * 200_000 + b"1" + b"}" * 200_000),
+            "recursion",
+        ),
         ("part.delta", b'{"part_id":"p","message_id":"m","field":"text","offset":-1,"text":""}', ">= 0"),
         ("part.delta", b'{"part_id":"p","message_id":"m","field":"other","offset":0,"text":""}', "'other'"),
         ("odd.said", b'{"value":-1}', "below zero"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import apsw
 import attrs
 import pytest
 import trio
 import trio.testing
 
-from engine import CaughtUp, Limits, RecordedEvent, Reset, Skipped, StreamLimits
-from engine.errors import ClosedError, InvalidArgumentError
+from engine import START, CaughtUp, Limits, RecordedEvent, Reset, Skipped, StreamLimits
+from engine.errors import ClosedError, InvalidArgumentError, StorageError
 from engine.events import Envelope, MessageRemoved, MessageUpdated, PartUpdated, SessionNoted, SessionStarted
 from engine.ports import Ports
 from engine.subscriptions import Hub
@@ -86,6 +87,64 @@ async def test_nothing_beyond_what_may_be_told_is_read(tmp_path, autojump_clock)
                     while page := scan(seen[-1] if seen else 0, upto, 2, LARGE):
                         seen += [event.position for event in page]
                 assert seen == [position for position in expected if position <= upto]
+
+
+@pytest.mark.parametrize("session_id", [None, "a", ["a", "b"]])
+async def test_a_page_costs_what_it_holds_and_not_what_the_log_holds(tmp_path, autojump_clock, session_id):
+    """For a page of a log a hundred times as long, at its beginning or in its middle, SQLite takes few more steps."""
+    steps = 0
+
+    def count() -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    async with checked_engine(tmp_path / "a.db") as engine:
+        sessions = [await engine.create_session(name) for name in "abc"]
+        connection = engine._core.files.reader.connection
+        costs = []
+        for length in (20, 2_000):
+            for session in sessions:
+                await session.append(*(SessionNoted(f"{length} {number}", "k") for number in range(length)))
+            middle = (await engine.read.log(session_id="a", limit=10)).items[-1].cursor
+            connection.set_progress_handler(count, 1)
+            for after in (START, middle):
+                steps = 0
+                assert len((await engine.read.log(session_id=session_id, after=after, limit=5)).items) == 5
+                costs.append(steps)
+            connection.set_progress_handler(None)
+        assert max(costs) < 2 * costs[0]
+
+
+@pytest.mark.parametrize("fails_at", range(1, 22))
+async def test_a_read_that_fails_in_the_middle_of_a_page_loses_nothing(tmp_path, autojump_clock, monkeypatch, fails_at):
+    """Whichever query fails, the stream goes on afterwards where it was."""
+    async with checked_engine(tmp_path / "a.db", limits=PAGES_OF_3) as engine:
+        sessions = {name: await engine.create_session(name) for name in "ab"}
+        for name in "abbaabab":
+            await note(sessions[name], f"n{engine.statistics().head}")
+        expected = [e.position for e in await whole(engine, session_id=["a", "b"])]
+        reader, calls = engine._core.files.reader, 0
+        query = reader._query
+
+        def failing(*given: Any) -> Any:
+            nonlocal calls
+            calls += "FROM event" in given[0]
+            if calls == fails_at:
+                calls += 1
+                raise apsw.IOError("made up")
+            return query(*given)
+
+        monkeypatch.setattr(reader, "_query", failing)
+        seen, failures = [], 0
+        async with engine.log(session_id=["a", "b"]) as log:
+            while log.state != "ended":
+                try:
+                    seen += await log.batch(2, LARGE)
+                except StorageError:
+                    failures += 1
+        assert [item.position for item in seen if isinstance(item, RecordedEvent)] == expected
+        assert failures == 1
 
 
 async def test_a_page_of_several_sessions_ends_at_its_bytes(tmp_path, autojump_clock):

@@ -29,8 +29,8 @@ def test_every_python_block_runs_in_order_and_prints_what_happened(
     printed = capsys.readouterr().out
     assert "['Looking at it.'] 10000000" in printed
     assert "ses_1 1 session.started Applied()" in printed
-    assert "Applied()" in printed.splitlines()[-2]
-    assert printed.splitlines()[-1] == "ses_1 fix the parser"
+    assert "Applied()" in printed.splitlines()[-3]
+    assert printed.splitlines()[-2:] == ["ses_1 fix the parser", "over the wire: message.updated True"]
 
 
 def test_ci_installs_and_tests_with_the_readme_command() -> None:
@@ -47,6 +47,12 @@ def test_the_command_line_chapter_names_every_command() -> None:
     """Every command of `engine` stands in the README's list."""
     chapter = README.split("## On the command line")[1].split("\n## ")[0]
     assert set(re.findall(r"\w+", chapter)) >= set(engine.commands)
+
+
+def test_the_readme_names_every_command() -> None:
+    """In its section about the command line."""
+    section = README.split("## On the command line")[1].split("\n## ")[0]
+    assert [name for name in engine.commands if not re.search(rf"\b{name}\b", section)] == []
 
 
 def test_the_map_names_every_room_and_no_other() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -42,6 +43,23 @@ def overwrite(path: Path, page: int, size: int, data: bytes) -> None:
     with path.open("r+b") as file:
         file.seek((page - 1) * size)
         file.write(data)
+
+
+def drift(path: Path, change: str) -> None:
+    """Change the log behind the back of its index of seqs."""
+    connection = apsw.Connection(str(path))
+    index = connection.execute("SELECT * FROM sqlite_schema WHERE name = 'event_by_seq'").fetchone()
+    assert index is not None
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute("DELETE FROM sqlite_schema WHERE name = 'event_by_seq'")
+    connection.execute("PRAGMA writable_schema = RESET")
+    connection.close()
+    connection = apsw.Connection(str(path))
+    connection.execute(change)
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute("INSERT INTO sqlite_schema VALUES(?, ?, ?, ?, ?)", index)
+    connection.execute("PRAGMA writable_schema = RESET")
+    connection.close()
 
 
 async def test_a_corrupt_page_of_the_read_model_fails_what_reads_it_and_nothing_else(tmp_path: Path) -> None:
@@ -122,3 +140,26 @@ async def use(engine: Engine) -> None:
             await call()
         except EngineError:
             pass
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ("DELETE FROM event WHERE seq = 30 AND stream_key = 1", "found nothing"),
+        ("UPDATE event SET seq = seq + 1000 WHERE seq = 30 AND stream_key = 1", "found seq 1030"),
+    ],
+)
+@pytest.mark.parametrize("names", ["a", ["b", "a"]])
+async def test_an_index_that_contradicts_the_log_is_never_believed(
+    tmp_path: Path, change: str, found: str, names: Any
+) -> None:
+    """Reading sessions by their index says so at the event that is not as the index says, not once but always."""
+    path = tmp_path / "log.db"
+    await make_log(path)
+    drift(path, change)
+    async with open_engine(path, limits=Limits(page_items_max=5)) as engine, engine.log(session_id=names) as log:
+        seen: list[Any] = []
+        for _ in range(2):
+            with pytest.raises(StorageCorruptError, match=f"should hold seq 30 by the index, {found}"):
+                seen += [item async for item in log]
+    assert not seen

@@ -84,6 +84,11 @@ def said(*units: bytes, pause_s: float = 0.0) -> tuple[simulation.running.Scenar
         ("net@a#send to there:1=split/1", [(0, b"o"), (0, b"ne"), (1, b"two"), "b: end"]),
         ("net@b#receive from a=split/2", [(0, b"on"), (0, b"e"), (1, b"two"), "b: end"]),
         ("net@a#connect to there:1=delay/9000", [(9, b"one"), (10, b"two"), "b: end"]),
+        (
+            "net@a#send to there:1=delay/60000; net@a#send to there:1[2]=lost/1",
+            ["a: broken", (1, b"onet"), "b: broken"],
+        ),
+        ("net@a#send to there:1=delay/60000; net@b#receive from a=lost/0", ["b: broken"]),
         ("b#receive from a>a#send to there:1[2]", [(1, b"onetwo"), "b: end"]),
     ],
 )
@@ -375,12 +380,19 @@ def test_two_processes_agree_on_every_run():
 def test_counting_what_was_sent_makes_gaps_and_duplicates(term, got):
     """What arrived unknown to the sender is there twice; what was lost unknown to it is missing."""
     error = disturbed(networked.counting_sent(0), term).error
-    if got == "[]":
-        # Nothing of any frame arrived: there is no upload to speak of, and nothing wrong with it.
-        assert error is None
-        return
     assert isinstance(error, InvariantError)
     assert got in str(error)
+
+
+def test_directed_search_loses_each_connection_at_each_operation():
+    """It finds both: what came unknown to the sender, and what was lost unknown to it."""
+    campaign = simulation.explore(
+        networked.counting_sent(0), strategy="directed", faults=("net",), schedules=60, failures_max=60
+    )
+    found = {str(failure.run.disturbances[0]).partition("@")[2] for failure in campaign.failures}
+    assert "uploader#send to upload:9000[3]=lost/all" in found
+    assert "server/_run_handler for uploader#receive from uploader=lost/all" not in found
+    assert any("receive from uploader" in place and place.endswith("lost/0") for place in found)
 
 
 def test_counting_what_was_received_passes_every_schedule():

@@ -14,6 +14,7 @@ from engine import simulation
 from engine.ports import Network
 from engine.simulation import Simulation
 from engine.simulation.network import BACKLOG_MAX, BUFFER_BYTES_MAX, SimulatedNetwork, SimulatedStream
+from engine.simulation.network.directions import Direction
 
 Pair = tuple[SimulatedStream, SimulatedStream]
 
@@ -130,14 +131,14 @@ async def test_an_address_is_taken_once_and_free_again_after_a_close():
     assert (await network.listen("localhost", 0)).port == first.port
 
 
-async def test_whoever_was_not_accepted_is_cut_off_with_the_listener():
+async def test_whoever_was_not_accepted_is_cut_off_with_the_listener(autojump_clock):
     """A connection that waits to be accepted breaks when the listener closes; accepting from it raises."""
     network = SimulatedNetwork()
     listening = await network.listen("localhost", 0)
     (listener,) = listening.listeners
     stream = await network.connect("localhost", listening.port)
     await listener.aclose()
-    with pytest.raises(trio.BrokenResourceError):
+    with pytest.raises(trio.BrokenResourceError), trio.fail_after(1):
         await stream.receive_some()
     with pytest.raises(trio.ClosedResourceError):
         await listener.accept()
@@ -187,6 +188,18 @@ async def test_a_close_with_unread_bytes_breaks_the_connection():
         await client.receive_some()
     with pytest.raises(trio.BrokenResourceError):
         await client.send_all(b"x")
+
+
+async def test_what_is_behind_bytes_that_are_held_up_is_held_up_with_them():
+    """A break takes both: nothing arrives behind what was lost."""
+    direction = Direction()
+    direction.put(b"there")
+    direction.put(b"held up", 5.0)
+    direction.put(b"behind")
+    direction.break_off()
+    assert direction.take(None) == b"there"
+    with pytest.raises(trio.BrokenResourceError):
+        direction.take(None)
 
 
 async def test_a_process_dies_with_its_connections_and_listeners():

@@ -111,6 +111,7 @@ def test_text_that_is_missing_is_said_to_be() -> None:
     log.show(delta("one", 0))
     assert log.show(delta("two", 5)) == "[… 2 characters are missing]two"
     assert log.show(delta("three", 8)) == "three"
+    assert log.show(PartEdited("p", "m", {"text": "whole"})) == "\n  [text replaced]\nwhole"
 
 
 def test_a_message_whose_beginning_was_not_asked_for_goes_on_in_its_middle() -> None:
@@ -158,6 +159,7 @@ def test_whole_texts_show_what_is_new_of_them() -> None:
     assert log.show(PartUpdated("p", "m", "text", {"text": "one two"})) == " two"
     assert log.show(delta("!", 7)) == "!"
     assert log.show(PartUpdated("p", "m", "text", {"text": "three"})) == "\n  [text replaced]\nthree"
+    assert log.show(PartEdited("p", "m", {"text": "as long as"})) == "\n  [text replaced]\nas long as"
     assert log.show(PartEdited("p", "m", {"text": "thr"})) == "\n  [text replaced]\nthr"
     assert log.show(delta("ow", 3)) == "ow"
 
@@ -322,7 +324,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message not heard of for longest is forgotten, and goes on in its middle."""
     monkeypatch.setattr(rendering, "MESSAGES_MAX", 2)
     log = Log()
-    for name in ("a", "b", "c"):
+    for name in ("b", "a", "b", "c"):
         log.show(MessageUpdated(name, "assistant"), delta("text", 0, "p", name))
     assert log.show(delta("more", 4, "p", "a")).endswith("● message  …  a\n… more")
     assert log.show(delta("more", 4, "p", "c")).endswith("● assistant  …  c\n… more")

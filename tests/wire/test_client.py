@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import ssl
+import subprocess
 
 import attrs
 import pytest
@@ -18,6 +20,7 @@ from engine.errors import (
     ForbiddenError,
     InvalidArgumentError,
     InvalidEventError,
+    LimitError,
     ProtocolError,
     SessionExistsError,
     SkippedError,
@@ -136,9 +139,9 @@ async def test_a_remote_log_brings_what_the_embedded_one_brings(tmp_path):
 
 
 async def test_a_log_from_head_begins_when_it_is_entered(tmp_path):
-    """What is committed after entering comes, nothing before it, and caught up says when it is live."""
-    async with served(tmp_path / "a.db") as (_, server), connected(server.url) as client:
-        session = await client.create_session("s")
+    """What is committed after entering comes, whoever writes it, nothing before it; caught up says when it is live."""
+    async with served(tmp_path / "a.db") as (engine, server), connected(server.url) as client:
+        session = await engine.create_session("s")
         async with client.log(after=HEAD) as log:
             await session.append(SessionNoted("n", "k"))
             assert [item.seq for item in await events_of(log, last_seq=2)] == [2]
@@ -146,6 +149,20 @@ async def test_a_log_from_head_begins_when_it_is_entered(tmp_path):
             item = await anext(log)
             assert isinstance(item, CaughtUp)
             assert log.cursor == item.cursor
+
+
+async def test_one_log_more_than_the_server_allows_is_refused_when_it_is_entered(tmp_path):
+    """LimitError, and the others go on; there is room again when one is left."""
+    async with (
+        served(tmp_path / "a.db", limits=ServerLimits(subscriptions_max=1)) as (_, server),
+        connected(server.url) as client,
+    ):
+        async with client.log() as log:
+            with pytest.raises(LimitError):
+                await client.log().__aenter__()
+            assert isinstance(await anext(log), CaughtUp)
+        async with client.log() as log:
+            assert isinstance(await anext(log), CaughtUp)
 
 
 async def test_a_token_for_reading_reads_and_is_told_that_it_may_not_write(tmp_path):
@@ -647,4 +664,42 @@ async def test_a_log_of_a_closed_client_ends(tmp_path):
         assert [type(item) async for item in log] in ([], [CaughtUp])
         with pytest.raises(ClosedError):
             async with client.log():
+                pass
+
+
+# --- TLS ----------------------------------------------------------------------------------------------------
+
+
+def certified(path):
+    """A certificate for localhost, and its key."""
+    certificate, key = path / "c.pem", path / "k.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*make, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
+async def test_wss_trusts_whom_it_is_told_to_trust(tmp_path):
+    """With a context that knows the certificate it works; without, ProtocolError says that it is not trusted."""
+    certificate, key = certified(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    async with served(tmp_path / "a.db", ssl_context=context) as (_, server):
+        url = f"wss://localhost:{server.port}"
+        async with connected(url, ssl_context=trusting) as client:
+            assert (await client.create_session("s")).id == "s"
+        for wrong in (url, f"wss://127.0.0.1:{server.port}"):
+            with pytest.raises(ProtocolError, match="certificate is not trusted"):
+                async with connected(wrong, ssl_context=None if wrong is url else trusting):
+                    pass
+        with pytest.raises((ProtocolError, UnreachableError)):
+            async with connected(f"ws://localhost:{server.port}", limits=attrs.evolve(QUICK, connect_s=0.5)):
+                pass
+    async with served(tmp_path / "b.db") as (_, server):
+        with pytest.raises(UnreachableError, match="TLS"):
+            async with connected(f"wss://localhost:{server.port}", limits=attrs.evolve(QUICK, connect_s=0.5)):
+                pass
+        with pytest.raises(InvalidArgumentError):
+            async with connected(server.url, ssl_context=trusting):
                 pass

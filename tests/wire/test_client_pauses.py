@@ -30,6 +30,8 @@ class Network:
     """Seconds until the server ends the connection after its hello; None refuses it."""
     says: str | None = None
     """What servers say then: `goodbye`, or some other text, which is no frame."""
+    code: int = frames.GOING_AWAY
+    """What they close with."""
     attempts: list[float] = attrs.field(factory=list)
     _tried: trio.Event = attrs.field(factory=trio.Event)
 
@@ -54,7 +56,7 @@ class Network:
             try:
                 if self.says is not None:
                     await connection.send_message(protocol.closing("x") if self.says == "goodbye" else self.says)
-                await connection.aclose(frames.GOING_AWAY)
+                await connection.aclose(self.code)
             except ConnectionClosed:
                 pass
             nursery.cancel_scope.cancel()
@@ -107,11 +109,26 @@ async def test_a_server_that_says_goodbye_is_tried_again_at_once_and_not_for_eve
     assert network.pauses() == [10.0, 1.0, 1.0, 2.0]
 
 
-async def test_a_server_that_breaks_the_protocol_gets_longer_and_longer_pauses(autojump_clock):
-    """Its hello alone is no reason to hurry: the same would happen again and again."""
+@pytest.mark.parametrize("fault", [{"says": "{}"}, {"code": frames.INTERNAL}])
+async def test_a_server_that_breaks_the_protocol_or_meets_a_bug_gets_longer_and_longer_pauses(autojump_clock, fault):
+    """Its hello alone is no reason to hurry: what is sent again may bring the same again."""
     async with trio.open_nursery() as nursery:
-        network = Network(nursery, [1.0, 1.0, 1.0, 10_000.0], says="{}")
+        network = Network(nursery, [1.0, 1.0, 1.0, 10_000.0], **fault)
         async with connect("ws://h", limits=LIMITS, ports=ports(network, 1.0)):
             await network.tried(4)
         nursery.cancel_scope.cancel()
     assert network.pauses() == [2.0, 3.0, 5.0]
+
+
+async def test_statistics_say_whether_there_is_a_connection(autojump_clock):
+    """Connected only between a hello and the loss, and how often it was made."""
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, [10.0, None, 10_000.0])
+        async with connect("ws://h", limits=LIMITS, ports=ports(network, 1.0)) as client:
+            assert client.statistics().connected
+            await trio.sleep(10.5)
+            assert not client.statistics().connected
+            await trio.sleep(10)
+            statistics = client.statistics()
+            assert (statistics.connected, statistics.attempts, statistics.reconnects) == (True, 3, 1)
+        nursery.cancel_scope.cancel()

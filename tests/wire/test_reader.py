@@ -9,6 +9,7 @@ import pytest
 
 from engine import HEAD, CaughtUp, RecordedEvent, open_engine, open_reader
 from engine.errors import (
+    ClosedError,
     CursorError,
     InvalidArgumentError,
     NotADatabaseError,
@@ -198,3 +199,23 @@ async def test_a_rebuild_repairs_a_read_model_that_somebody_changed(tmp_path: Pa
     # then
     async with open_reader(path) as reader:
         assert await reader.fingerprint() == before
+
+
+async def test_a_reader_learns_cheaply_whether_anything_was_committed(tmp_path: Path) -> None:
+    """The number changes with each commit of the owner's, also in other workspaces, and with nothing else."""
+    path = tmp_path / "a.db"
+    async with open_engine(path, durability="normal") as engine:
+        session = await engine.create_session("s1")
+        async with open_reader(path) as reader:
+            before = await reader.data_version()
+            await reader.read.log()
+            assert await reader.data_version() == before
+            # when
+            await session.append(MessageUpdated("m1", "user"))
+            after = await reader.data_version()
+            await engine.workspace("acme").create_session("s1")
+            # then
+            assert len({before, after, await reader.workspace("acme").data_version()}) == 3
+            closed = reader
+    with pytest.raises(ClosedError):
+        await closed.data_version()

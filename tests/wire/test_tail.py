@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,9 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli import engine
+from engine.client import connect
+from engine.events import MessageUpdated, PartDelta, PartUpdated, UsageRecorded
+from tests.support.serving import QUICK
 from tests.wire.test_cli import ROOT
 
 PATIENCE_S = 30
@@ -26,8 +28,10 @@ PATIENCE_S = 30
 class Child:
     """A process, its output read as far as it has come."""
 
-    def __init__(self, *arguments: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        # Unbuffered, it would prove nothing that a line arrives at once.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        environment = {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **(environment or {})}
         pipe = subprocess.PIPE
         command = [sys.executable, "-W", "error", "-m", *arguments]
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
@@ -74,8 +78,9 @@ def tail(tmp_path: Path) -> Iterator[Start]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with ExitStack() as stack:
 
-        def start(*arguments: str) -> Child:
-            child = Child("engine", "tail", "--db", str(tmp_path / "a.db"), *arguments)
+        def start(*arguments: str, db: bool = True, environment: dict[str, str] | None = None) -> Child:
+            file = ("--db", str(tmp_path / "a.db")) if db else ()
+            child = Child("engine", "tail", *file, *arguments, environment=environment)
             stack.callback(child.process.communicate)
             stack.callback(child.process.kill)
             return child
@@ -307,20 +312,133 @@ def test_a_session_to_come_is_followed_where_events_are_asked_for(own: Start, ta
     assert follower.line()["type"] == "session.started"
 
 
-def test_an_idle_follower_costs_next_to_nothing(own: Start, tail: Start) -> None:
-    """It asks ten times a second, and each time takes far less than a millisecond of a processor."""
-    own().tell("start ses_1")
-    follower = tail("--json")
+# --- from a server ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Start]:
+    """Start `engine serve` of the file on a port (0: any), and wait until it listens; it is killed in the end."""
+    with ExitStack() as stack:
+
+        def start(port: str = "0", *arguments: str) -> Child:
+            child = Child("engine", "serve", "--db", str(tmp_path / "a.db"), "--json", "--port", port, *arguments)
+            stack.callback(child.process.communicate)
+            stack.callback(child.process.kill)
+            return child
+
+        yield start
+
+
+@pytest.fixture
+def remote(tail: Start) -> Start:
+    """Start `engine tail` of a server."""
+
+    def start(url: str, *arguments: str) -> Child:
+        return tail("--url", url, *arguments, db=False)
+
+    return start
+
+
+async def test_a_conversation_at_a_server_is_followed_over_its_death(server: Start, remote: Start) -> None:
+    """Text appears as it streams; a server that is killed and comes back leaves neither gap nor repetition."""
+    first = server()
+    where = first.line()
+    async with connect(where["url"], limits=QUICK) as client:
+        session = await client.create_session("ses_1")
+        await session.append(MessageUpdated("m1", "assistant"), PartUpdated("p", "m1", "text"))
+        await session.append(PartDelta("p", "m1", "text", 0, "one"))
+        follower, machine = remote(where["url"], "ses_1"), remote(where["url"], "--json", "--after", "start")
+        # then
+        assert follower.until("m1\none").startswith("● assistant  ")
+        assert [machine.line()["type"] for _ in range(4)][-1] == "part.delta"
+        assert "caught_up" in machine.line()
+        await session.append(PartDelta("p", "m1", "text", 3, " two"))
+        assert follower.until(" two") == ""
+        assert machine.line()["seq"] == 5
+        # when
+        first.process.kill()
+        first.process.wait()
+        assert "the connection is lost" in follower.until("\n", error=True)
+        second = server(str(where["port"]))
+        second.line()
+        await session.append(UsageRecorded("st_1"))
+    # then
+    assert follower.until("usage: nothing").startswith("\n  ■ aborted (the process that streamed it ended) (settled")
+    seqs = []
+    while len(seqs) < 2:
+        line = machine.line()
+        if "seq" in line:
+            seqs.append((line["seq"], line["type"]))
+    assert seqs == [(6, "message.finished"), (7, "usage.recorded")]
+    assert "connected again" in follower.until("\n", error=True)
+
+
+async def test_only_who_has_a_token_follows_and_only_its_workspace(
+    server: Start, remote: Start, tail: Start, tmp_path: Path
+) -> None:
+    """From a file or from the environment, never from the command line; the token says the workspace."""
+    secret, wrong = "a-secret-of-some-length", "another-secret-of-length"
+    (tmp_path / "tokens").write_text(f"{secret} acme read\n")
+    (tmp_path / "token").write_text(f"{secret}\n")
+    (tmp_path / "wrong").write_text(wrong)
+    where = server("0", "--tokens", str(tmp_path / "tokens")).line()
+    # when
+    follower = remote(where["url"], "--token-file", str(tmp_path / "token"), "--json", "--no-follow")
+    status, out, said = follower.end()
+    # then
+    assert (status, said) == (0, "")
+    assert list(json.loads(out)) == ["caught_up"]
+    named = tail("--url", where["url"], "--json", "--no-follow", db=False, environment={"ENGINE_TOKEN": secret})
+    assert named.end()[0] == 0
+    status, out, said = remote(where["url"], "--token-file", str(tmp_path / "wrong")).end()
+    assert (status, out) == (1, "")
+    assert said.startswith(f"engine: connect to {where['url']}: ")
+    assert said.count("\n") == 1
+    assert not any(text in said for text in (secret, wrong))
+    status, out, said = remote(where["url"], "nobody", "--token-file", str(tmp_path / "token")).end()
+    assert (status, out, said) == (2, "", "engine: session 'nobody': does not exist; nothing was written\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--url", "http://127.0.0.1:1"], "argument 'url'"),
+        (["--url", "ws://127.0.0.1:1", "--db", "a.db"], "either a file or a server"),
+        (["--url", "ws://127.0.0.1:1", "--workspace", "acme"], "token stands for one"),
+        (["--url", "ws://127.0.0.1:1", "--token-file", "nothing"], "--token-file nothing: "),
+        (["--url", "ws://127.0.0.1:1", "--token-file", "two"], "expected a token and nothing else, found 2 words"),
+        (["--url", "ws://127.0.0.1:1", "--token-file", "bytes"], "no text in UTF-8"),
+        (["--token-file", "two"], "it goes with --url"),
+    ],
+)
+def test_a_server_that_cannot_be_meant_is_refused_before_anything_is_dialled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    """With status 2, on one line."""
+    monkeypatch.chdir(tmp_path)
+    Path("two").write_text("one two")
+    Path("bytes").write_bytes(b"\xff\xfe\xfa")
+    found = CliRunner().invoke(engine, ["tail", *arguments])
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert words in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+async def test_an_interrupt_and_a_reader_who_goes_away_end_it_at_a_server_too(server: Start, remote: Start) -> None:
+    """As they do at a file."""
+    where = server().line()
+    async with connect(where["url"], limits=QUICK) as client:
+        await client.create_session("ses_1")
+    follower, other = remote(where["url"], "--json"), remote(where["url"], "--json")
     follower.until("caught_up")
-    stat = Path(f"/proc/{follower.process.pid}/stat")
-    if not stat.exists():
-        pytest.skip("processor time of another process is read from /proc")
-
-    def ticks() -> int:
-        words = stat.read_text().rpartition(")")[2].split()
-        return int(words[11]) + int(words[12])
-
-    before, began = ticks(), time.monotonic()
-    while time.monotonic() < began + 2:
-        time.sleep(0.1)
-    assert (ticks() - before) / os.sysconf("SC_CLK_TCK") < 0.1 * (time.monotonic() - began)
+    other.until("caught_up")
+    # when
+    follower.process.send_signal(signal.SIGINT)
+    assert other.process.stdout is not None
+    other.process.stdout.close()
+    # then
+    status, _, said = follower.end()
+    assert (status, said) == (130, "engine: interrupted\n")
+    assert other.process.wait(PATIENCE_S) == 141
+    assert other.process.stderr is not None
+    assert other.process.stderr.read() == b""

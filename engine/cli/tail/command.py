@@ -6,22 +6,26 @@ Invariants: what arrived is written out at once; a reader who went away ends the
 
 from __future__ import annotations
 
+import os
 import select
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
 import click
 import trio
+from click.core import ParameterSource
 from rich.console import Console
 from rich.text import Text
 
 from engine.cli import output
 from engine.cli.log import event_as_json
 from engine.cli.options import Settings, shared_options
-from engine.cli.tail.following import Item, Recalled, Request, follow_file
+from engine.cli.tail.following import Connected, Item, Recalled, Request, follow_file
+from engine.cli.tail.remote import follow_server
 from engine.cli.tail.sheet import Piece
 from engine.cli.tail.transcript import Transcript
 from engine.events import HEAD, START, After, CaughtUp, Cursor, Lagging, RecordedEvent, Reset
@@ -30,6 +34,7 @@ from engine.runtime import check_id
 READER_S: Final = 0.5
 """How often it is asked whether anybody still reads."""
 LAST: Final = 10
+TOKEN_VARIABLE: Final = "ENGINE_TOKEN"
 
 
 @attrs.frozen(kw_only=True)
@@ -49,9 +54,22 @@ class _Look:
 )
 @click.option("--no-follow", is_flag=True, help="End once everything committed was shown.")
 @click.option("-v", "--verbose", is_flag=True, help="Show skipped events and metadata too.")
+@click.option("--url", metavar="URL", help="Follow what a server serves (ws://... or wss://...) instead of a file.")
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    help=f"With --url: the token, the only line of this file. Default: the environment variable {TOKEN_VARIABLE}, if any.",
+)
 @shared_options()
 def command(
-    settings: Settings, sessions: tuple[str, ...], after: str | None, last: int | None, no_follow: bool, verbose: bool
+    settings: Settings,
+    sessions: tuple[str, ...],
+    after: str | None,
+    last: int | None,
+    no_follow: bool,
+    verbose: bool,
+    url: str | None,
+    token_file: str | None,
 ) -> None:
     """Follow a conversation as it streams, while another process writes it: of some sessions, or the whole workspace.
 
@@ -60,7 +78,8 @@ def command(
     text that is missing is said to be. Ctrl-C ends it.
 
     When the log is replaced by another one, or what was shown of it is imported anew, standard error says so and the tail
-    begins as it did at first (--after CURSOR: at the start).
+    begins as it did at first (--after CURSOR: at the start). With --url, lost connections are made again, and nothing is
+    missed.
 
     --json: one line an item, and nothing before `now` unless --after says so. An event: the line that `engine log --json`
     prints. Everything else has one key: {"caught_up": {"cursor"}} where all that was committed has been written,
@@ -72,6 +91,7 @@ def command(
         raise click.UsageError("give either --after or --last")
     if settings.as_json and last is not None:
         raise click.UsageError("--last shows messages, and --json prints events: give --after")
+    _check_source(url, token_file)
     sessions = tuple(dict.fromkeys(sessions))
     request = Request(
         workspace=settings.workspace,
@@ -83,7 +103,10 @@ def command(
         events=settings.app.events,
     )
     look = _Look(as_json=settings.as_json, many=len(sessions) != 1, verbose=verbose)
-    trio.run(_tail, follow_file(settings.db, request), look)
+    if url is None:
+        trio.run(_tail, partial(follow_file, settings.db, request), look)
+    else:
+        trio.run(_tail, partial(follow_server, url, _token(token_file), request), look)
 
 
 def _place(after: str | None, events_only: bool) -> After | None:
@@ -92,15 +115,38 @@ def _place(after: str | None, events_only: bool) -> After | None:
     return {"start": START, "now": HEAD}.get(after) or Cursor.parse(after)
 
 
-async def _tail(items: AsyncGenerator[Item, None], look: _Look) -> None:
+def _check_source(url: str | None, token_file: str | None) -> None:
+    if url is None:
+        if token_file is not None:
+            raise click.UsageError("--token-file: a file needs no token; it goes with --url")
+        return
+    context = click.get_current_context()
+    for name, problem in (("db", "follow either a file or a server"), ("workspace", "a server's token stands for one")):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} with --url: {problem}")
+
+
+def _token(path: str | None) -> str | None:
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    try:
+        words = Path(path).read_text(encoding="utf-8").split()
+    except OSError as problem:
+        raise click.UsageError(f"--token-file {path}: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise click.UsageError(f"--token-file {path}: it is no text in UTF-8") from None
+    if len(words) != 1:
+        raise click.UsageError(f"--token-file {path}: expected a token and nothing else, found {len(words)} words")
+    return words[0]
+
+
+async def _tail(follow: Callable[[Callable[[Item], None]], Awaitable[None]], look: _Look) -> None:
     screen = None if look.as_json else _Screen(output.console(), look)
     write = _json if screen is None else screen.write
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_with_reader)
-            async with aclosing(items):
-                async for item in items:
-                    write(item)
+            await follow(write)
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as problems:
         if screen is not None and problems.split(BrokenPipeError)[0] is None:
@@ -159,6 +205,8 @@ class _Screen:
         elif isinstance(item, Reset):
             self._say(f"what was shown is no longer the log's content: {item.reason}")
             transcript.forget()
+        elif isinstance(item, Connected):
+            self._say("connected again" if item.yes else "the connection is lost; trying again")
         elif isinstance(item, Lagging):
             self._say(f"too slow: {item.dropped:,} events come again from the log")
 

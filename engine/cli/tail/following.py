@@ -10,7 +10,7 @@ held while it waits.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -39,7 +39,14 @@ class Recalled:
     position: int
 
 
-Item = Recalled | LogItem
+@attrs.frozen
+class Connected:
+    """The connection to a server was lost (False), or is there again."""
+
+    yes: bool
+
+
+Item = Recalled | Connected | LogItem
 
 
 @attrs.frozen(kw_only=True)
@@ -60,12 +67,23 @@ class Request:
         return self.sessions or None
 
 
-async def follow_file(path: str, request: Request) -> AsyncGenerator[Item, None]:
-    """What happens in a file, until the end of time (or, without `follow`, until everything committed was given).
+def again(request: Request) -> After | None:
+    """Where to begin after a reset: as at first; a cursor of the log that was would be none of the log that is."""
+    return START if isinstance(request.after, Cursor) else request.after
+
+
+async def follow_file(path: str, request: Request, give: Callable[[Item], None]) -> None:
+    """Give what happens in a file, until the end of time (or, without `follow`, until everything committed was given).
 
     Raises what `open_reader` raises at the first opening; `CursorError`, `UnknownSessionError` for a request that the log
-    cannot meet. Cancelled, or closed, at any item: nothing is left open.
+    cannot meet. Cancelled at any time: nothing is left open.
     """
+    async with aclosing(_items(path, request)) as items:
+        async for item in items:
+            give(item)
+
+
+async def _items(path: str, request: Request) -> AsyncGenerator[Recalled | LogItem, None]:
     place: After | None = request.after
     begun, failing_since = False, 0.0
     while True:
@@ -79,7 +97,7 @@ async def follow_file(path: str, request: Request) -> AsyncGenerator[Item, None]
                         if isinstance(item, Recalled):
                             place = None
                         elif isinstance(item, Reset):
-                            place = request.after if not isinstance(request.after, Cursor) else START
+                            place = again(request)
                         else:
                             place = item.cursor
                         yield item
@@ -88,7 +106,7 @@ async def follow_file(path: str, request: Request) -> AsyncGenerator[Item, None]
             if not begun or place is request.after:
                 raise
             yield Reset(f"the log is another one now ({problem.problem})", None)
-            place = request.after if not isinstance(request.after, Cursor) else START
+            place = again(request)
         except (StorageBusyError, StorageIOError, NotADatabaseError):
             # Its owner may be closing it, or making another one of that name.
             failing_since = failing_since or trio.current_time()
@@ -101,7 +119,7 @@ async def follow_file(path: str, request: Request) -> AsyncGenerator[Item, None]
 
 async def _follow_one(
     path: str, file: object, reader: Reader, workspace: ReaderWorkspace, request: Request, place: After | None
-) -> AsyncGenerator[Item, None]:
+) -> AsyncGenerator[Recalled | LogItem, None]:
     """What happens in one file, until there is another one of that name, or a `Reset`."""
     if place is None:
         async with workspace.log(after=HEAD) as stream:

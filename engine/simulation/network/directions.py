@@ -122,11 +122,11 @@ class Direction:
 
     def break_off(self) -> None:
         """What has not arrived is lost, and so is everything that is still to be sent."""
+        if self.size or not self.ended:
+            self.ended, self.broken = False, True
         now = trio.current_time()
         while self._units and self._units[-1].at > now:
             self.size -= len(self._units.pop().data)
-        if self._units or not self.ended:
-            self.ended, self.broken = False, True
         self._tell()
 
     # --- what can be done to it ---------------------------------------------------------------------
@@ -144,6 +144,7 @@ class Direction:
             unit.at = min(unit.at, now)
         if most is not None and most < self.size:
             behind = self.split(most)
+            self.ended = False
             while len(self._units) > behind:
                 self.size -= len(self._units.pop().data)
 

@@ -90,13 +90,14 @@ def _uploading(upload: Callable[[Network, str], Awaitable[None]], receive: Calla
         async def scenario(sim: Simulation) -> None:
             kept: dict[str, list[str]] = {}
 
-            async def other(name: str, amount: int) -> None:
+            async def other(name: str, amount: int = FRAMES) -> None:
+                kept[name] = []
                 await upload(sim.network, name)
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(served, sim.network, receive(kept), name="server")
                 async with sim.actors() as actors:
-                    start_all(sim, actors, noise, other, ("uploader", lambda: upload(sim.network, "u")))
+                    start_all(sim, actors, noise, other, ("uploader", lambda: other("u")))
                 await trio.sleep(RETRY_S)
                 nursery.cancel_scope.cancel()
             for name, got in kept.items():
@@ -128,7 +129,7 @@ def keeping_all(kept: dict[str, list[str]]) -> Handler:
         lines = Lines(stream)
         name = await lines.next()
         while name is not None and (line := await lines.next()) is not None:
-            kept.setdefault(name, []).append(line)
+            kept[name].append(line)
 
     return handler
 
@@ -158,7 +159,7 @@ def keeping_the_next(kept: dict[str, list[str]]) -> Handler:
         name = await lines.next()
         if name is None:
             return
-        got = kept.setdefault(name, [])
+        got = kept[name]
         await lines.say(len(got))
         while (line := await lines.next()) is not None:
             if int(line) == len(got):
