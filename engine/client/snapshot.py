@@ -16,7 +16,6 @@ from engine.projections.views import MessageView, SessionView, UsageReport
 
 _session: Final = msgspec.json.Decoder(SessionView)
 _message: Final = msgspec.json.Decoder(MessageView)
-_usage: Final = msgspec.json.Decoder(UsageReport)
 
 
 @attrs.frozen(kw_only=True)
@@ -49,7 +48,7 @@ def snapshot_of(arrived: ReadModelArrived) -> Snapshot:
                 last = sessions[-1]
                 sessions[-1] = attrs.evolve(last, messages=(*last.messages, *messages))
                 continue
-            usage = None if part.usage is None else _usage.decode(part.usage)
+            usage = None if part.usage is None else msgspec.convert(part.usage, UsageReport)
             sessions.append(SessionSnapshot(session=session, messages=messages, more=part.more, usage=usage))
     except ValueError as problem:
         raise ViolationError(f"a snapshot: {problem}") from None

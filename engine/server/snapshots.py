@@ -33,7 +33,7 @@ def _cut(snapshot: ServedSnapshot, whole_workspace: bool, bytes_max: int) -> Ite
     size = 0
     for found in snapshot.sessions:
         head = _raw(found.session)
-        usage = None if whole_workspace else _raw(found.usage)
+        usage = None if whole_workspace else msgspec.to_builtins(found.usage)
         frame_of_session = frames.WireSession(session=head, messages=[], more=found.more, usage=usage)
         part.append(frame_of_session)
         size += len(head)

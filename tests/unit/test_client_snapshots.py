@@ -13,13 +13,15 @@ from engine.server import frames
 
 
 def part(session, messages=(), *, more=False, usage=None):
-    """A session as a snapshot's frame has it."""
-    return frames.WireSession(
+    """A session as it comes out of a snapshot's frame."""
+    given = frames.WireSession(
         session=raw(session),
         messages=[raw(view) for view in messages],
         more=more,
-        usage=None if usage is None else raw(usage),
+        usage=None if usage is None else msgspec.to_builtins(usage),
     )
+    text = frames.encode(frames.Snapshot(id="s", cursor="0123456789ab-1", sessions=[given], last=True))
+    return frames.decode_server(text).sessions[0]
 
 
 def raw(view):

@@ -132,7 +132,7 @@ class WireSession(Struct, frozen=True, kw_only=True):
     part_id, kind, data, tool, created_at, updated_at). Oldest first."""
     more: bool
     """Whether there are older messages (`read` gives them)."""
-    usage: msgspec.Raw | None
+    usage: JsonObject | None
     """What the session itself has used; null in a snapshot of the workspace."""
 
 
