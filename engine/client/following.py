@@ -44,6 +44,7 @@ class ReadModelArrived:
 
     cursor: Cursor
     sessions: tuple[frames.WireSession, ...]
+    more: bool
 
 
 Item = Arrived | ReadModelArrived | CaughtUp | Lagging | Reset
@@ -141,7 +142,7 @@ class Following:
         self._parts.extend(frame.sessions)
         if frame.last:
             self._hold(place)
-            whole = ReadModelArrived(place, tuple(self._parts))
+            whole = ReadModelArrived(place, tuple(self._parts), frame.more)
             self._put(whole, _size(whole))
             self._parts.clear()
             self._begin()
