@@ -15,7 +15,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from engine.client import Client, Snapshot, connect
+from engine.client import Client, ReadSnapshot, connect
 from engine.errors import ProtocolError, UnknownSessionError, UnreachableError
 from engine.events import START, CaughtUp, Cursor, Envelope, Lagging, LogItem, RecordedEvent, Reset, SessionNoted
 from engine.limits import ClientLimits, ServerLimits
@@ -148,7 +148,7 @@ class Follower:
                 self._take(await anext(log))
                 must(bool(self.resets) or log.cursor == self.place, f"{self.name}: it stands behind its last item")
 
-    def _take(self, item: LogItem | Snapshot) -> None:
+    def _take(self, item: LogItem | ReadSnapshot) -> None:
         match item:
             case Reset():
                 self.resets.append(item)
@@ -161,7 +161,7 @@ class Follower:
                 self.caught_up += 1
             case Lagging():
                 self.lagging += 1
-            case Snapshot():
+            case ReadSnapshot():
                 must(not self.events and not self.snapshots, f"{self.name}: a snapshot comes first, once")
                 self.snapshots += 1
                 self.transcript = Transcript.of(item)

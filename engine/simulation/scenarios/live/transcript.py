@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from engine.client import Snapshot
+from engine.client import ReadSnapshot
 from engine.events import Applied, MessageFinished, MessageRemoved, MessageUpdated, PartDelta, PartUpdated, RecordedEvent
 from engine.projections.views import MessageView
 from engine.simulation.oracles import must
@@ -33,7 +33,7 @@ class Transcript:
     messages: dict[str, Message] = attrs.field(factory=dict)
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> Transcript:
+    def of(cls, snapshot: ReadSnapshot) -> Transcript:
         """What a snapshot of one session says."""
         views = [view for session in snapshot.sessions for view in session.messages]
         return cls.of_views(views)
