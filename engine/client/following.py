@@ -267,14 +267,10 @@ class Following:
         return False
 
     def _overflow(self, more: int) -> None:
-        """Let go of what waits; a snapshot that was not read yet is kept, because everything follows on it."""
-        first = self._items[0]
-        self._dropped = more + sum(isinstance(item, Arrived) for item in self._items) or 1
-        self._items.clear()
-        self._events = self._bytes = 0
+        """Take nothing more until the reader has come for what waits. That is kept: else a reader that is a moment late
+        each time, with a buffer of about one frame, would never get anything."""
+        self._dropped = more or 1
         self._place = None
-        if isinstance(first, ReadModelArrived):
-            self._put(first, _size(first))
         self._wake()
 
     def _end(self) -> None:

@@ -316,23 +316,23 @@ def test_a_snapshot_that_broke_is_begun_again_and_arrives_whole():
 
 
 def test_a_reader_that_falls_behind_is_told_and_gets_everything_from_what_it_had():
-    """The buffer is dropped, the subscription left, and asked for again when its reader has come."""
+    """What waits is kept, the subscription left, and asked for again when its reader has come and taken that."""
     client = opened()
     made, name = begun(client, buffer_events_max=3)
     client.receive(batch(name, 0, 1, 2))
     assert client.take(made) is not None
     client.receive(batch(name, 2, 3, 4, 5))
-    assert made.buffered == (0, 0)
+    assert made.buffered[0] == 1
     (left,) = sent(client)
     assert left == frames.Unsubscribe(id=name)
     client.receive(batch(name, 5, 6))
     client.receive(frames.encode(frames.Unsubscribed(id=name, cursor="a-6")))
     assert sent(client) == []
     assert made.cursor == Cursor("a", 1)
-    assert taken(client, made) == [Lagging(Cursor("a", 1), 4)]
+    assert taken(client, made) == [2, Lagging(Cursor("a", 2), 3)]
     (again,) = sent(client)
     assert isinstance(again, frames.Subscribe)
-    assert again.after == "a-1"
+    assert again.after == "a-2"
     assert client.counts.lagging == 1
 
 
@@ -345,12 +345,27 @@ def test_a_reader_that_is_behind_is_not_asked_for_by_a_reconnect():
     reconnect(client)
     assert sent(client) == []
     client.lost()
-    assert taken(client, made) == [Lagging(Cursor("a", 0), 2)]
+    assert taken(client, made) == [1, Lagging(Cursor("a", 1), 1)]
     client.connected()
     client.receive(hello())
     (again,) = sent(client)
     assert isinstance(again, frames.Subscribe)
-    assert again.after == "a-0"
+    assert again.after == "a-1"
+
+
+def test_a_reader_that_comes_late_each_time_gets_on():
+    """A frame fills the buffer and what comes with it overflows it, again and again: each round brings what fitted."""
+    client = opened()
+    made, name = begun(client, buffer_events_max=2)
+    given = []
+    for first in (1, 3, 5):
+        client.receive(batch(name, first - 1, first, first + 1))
+        client.receive(frames.encode(frames.CaughtUp(id=name, cursor=f"a-{first + 1}")))
+        given += taken(client, made)
+        *_, again = sent(client)
+        name = again.id
+        client.receive(frames.encode(frames.Subscribed(id=name, cursor=again.after)))
+    assert [item for item in given if isinstance(item, int)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_one_frame_that_is_larger_than_the_buffer_comes_through():
