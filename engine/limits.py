@@ -114,8 +114,8 @@ class ServerLimits:
     """Limits of one WebSocket server. Counts unless the name ends in a unit; `_s` is seconds, `_bytes` octets of UTF-8.
 
     A client that does not read costs at most `subscriptions_max` times (`buffer_bytes_max` + `page_bytes_max` + one frame +
-    its ids), beside its socket's buffers in the kernel; a buffered event is shared by all who wait for it. One snapshot and one
-    page of messages, each of the engine's `page_bytes_max`, may wait for it too, with `buffer_bytes_max` of answers. One
+    its ids), beside its socket's buffers in the kernel; a buffered event is shared by all who wait for it. One snapshot and
+    one page of messages, each of the engine's `page_bytes_max`, may wait for it too, with `buffer_bytes_max` of answers. One
     that sends costs `commands_bytes_max` and three frames more. In memory an event of few bytes weighs about a kilobyte.
     """
 

@@ -157,6 +157,29 @@ def commanding(noise: int) -> Program:
     return scenario
 
 
+def command(noise: int) -> Program:
+    """The smallest of them: a client that creates, appends, posts and flushes."""
+
+    async def scenario(sim: Simulation) -> None:
+        live = Live(sim)
+        writer = Writer("ann")
+
+        async def write() -> None:
+            async with live.client() as client:
+                session = await client.create_session("s")
+                await writer.append(session)
+                await writer.post(session, 2)
+            writer.finished = True
+
+        async with live.serving(), sim.actors() as actors:
+            start_all(sim, actors, noise, live.noise, ("ann", write))
+        async with sim.engine() as engine:
+            writer.check(await log_of(engine))
+        must("cancel" in sim.kinds or len(writer.told) == 3, "each command is answered", writer)
+
+    return scenario
+
+
 def check_text(views: Sequence[MessageView], *, died: bool) -> None:
     """What was streamed is there once, in order; where its process died and it was settled, so far."""
     (view,) = views

@@ -11,6 +11,7 @@ from typing import Final
 import attrs
 import trio
 
+from engine.client import SNAPSHOT
 from engine.events import HEAD
 from engine.runtime import Engine
 from engine.server import Server
@@ -33,6 +34,8 @@ class Streaming:
 
     go: trio.Event = attrs.field(factory=trio.Event)
     """The followers are there."""
+    joined: trio.Event | None = None
+    """Who comes later is there too: the log does not end before."""
     turns: int = 0
 
     async def work(self, engine: Engine, server: Server) -> None:
@@ -47,6 +50,8 @@ class Streaming:
                 await message.text(piece)
                 await trio.sleep(PIECE_S)
             message.finish_reason = "stop"
+        if self.joined is not None:
+            await self.joined.wait()
         await session.append(end_note())
 
 
@@ -62,12 +67,14 @@ async def verdict(sim: Simulation, *followers: Follower) -> None:
 
 
 def following(noise: int) -> Program:
-    """From the start, from now, and again and again from the cursor where it left."""
+    """From the start, from now, from the cursor where it left, again and again, and from a snapshot of what streams."""
 
     async def scenario(sim: Simulation) -> None:
         streaming = Streaming()
         live = Live(sim, work=streaming.work)
         start, now, again = Follower("start"), Follower("now", after=HEAD), Follower("again")
+        snapshot = Follower("snapshot", after=SNAPSHOT)
+        streaming.joined = snapshot.entered
 
         async def two() -> None:
             async with live.client() as client, trio.open_nursery() as nursery:
@@ -82,10 +89,37 @@ def following(noise: int) -> Program:
                 while again.ends:
                     await again.follow(client, at_most=3)
 
+        async def joining() -> None:
+            await streaming.go.wait()
+            await trio.sleep(1.5 * PIECE_S)
+            async with live.client() as client:
+                await snapshot.follow(client)
+
         async with live.serving(), sim.actors() as actors:
-            start_all(sim, actors, noise, live.noise, ("two", two), ("again", leaving))
-        await verdict(sim, start, now, again)
+            start_all(sim, actors, noise, live.noise, ("two", two), ("again", leaving), ("joining", joining))
+        await verdict(sim, start, now, again, snapshot)
+        must(snapshot.snapshots == 1, "a snapshot comes once", snapshot.snapshots)
         must(any(event.type == "message.updated" for event in now.events), "now is before what comes next", now.begun)
         sim.sometimes("a turn was lost with its process", "crash" not in sim.kinds or streaming.turns > 1)
+
+    return scenario
+
+
+def subscription(noise: int) -> Program:
+    """The smallest of them: one follower of one turn."""
+
+    async def scenario(sim: Simulation) -> None:
+        streaming = Streaming()
+        live = Live(sim, work=streaming.work)
+        follower = Follower("start")
+
+        async def follow() -> None:
+            streaming.go.set()
+            async with live.client() as client:
+                await follower.follow(client)
+
+        async with live.serving(), sim.actors() as actors:
+            start_all(sim, actors, noise, live.noise, ("follower", follow))
+        await verdict(sim, follower)
 
     return scenario

@@ -19,6 +19,7 @@ from engine.client import Client, ReadSnapshot, connect
 from engine.errors import ProtocolError, UnknownSessionError, UnreachableError
 from engine.events import START, CaughtUp, Cursor, Envelope, Lagging, LogItem, RecordedEvent, Reset, SessionNoted
 from engine.limits import ClientLimits, ServerLimits
+from engine.ports import Network
 from engine.runtime import Engine, Workspace
 from engine.server import Server, Token, serve
 from engine.session import Session
@@ -70,14 +71,17 @@ class Live:
         self.sim.sometimes("the server's process died", "crash" not in self.sim.kinds or self.lives.died > 0)
 
     @asynccontextmanager
-    async def client(self, token: str | None = None) -> AsyncIterator[Client]:
+    async def client(self, token: str | None = None, network: Network | None = None) -> AsyncIterator[Client]:
         """A client; it insists on its first connection, as it does by itself on every further one."""
         await self.listening.wait()
+        ports = self.sim.ports()
+        if network is not None:
+            ports = attrs.evolve(ports, network=network)
         async with AsyncExitStack() as stack:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 try:
                     client = await stack.enter_async_context(
-                        connect(URL, token=token, limits=self.client_limits, ports=self.sim.ports())
+                        connect(URL, token=token, limits=self.client_limits, ports=ports)
                     )
                     break
                 except (UnreachableError, ProtocolError) as problem:
@@ -138,7 +142,9 @@ class Follower:
     async def follow(self, client: Client, *, at_most: int | None = None) -> None:
         """Follow until the last end note, or a reset; or for so many events, and go on behind them when called again."""
         async with client.log(after=self.place or self.after, session_id=self.session_id) as log:
-            must(self.place in (None, log.cursor), f"{self.name}: it goes on where it left", (self.place, log.cursor))
+            refused = self.place is not None and log.cursor is None
+            goes_on = refused or self.place in (None, log.cursor)
+            must(goes_on, f"{self.name}: it goes on where it left", (self.place, log.cursor))
             self.begun = self.begun or log.cursor
             self.entered.set()
             until = None if at_most is None else len(self.events) + at_most
@@ -146,6 +152,7 @@ class Follower:
                 if self.pause is not None:
                     await self.pause()
                 self._take(await anext(log))
+                must(not refused or bool(self.resets), f"{self.name}: a cursor that is refused is a reset")
                 must(bool(self.resets) or log.cursor == self.place, f"{self.name}: it stands behind its last item")
 
     def _take(self, item: LogItem | ReadSnapshot) -> None:
