@@ -94,7 +94,13 @@ def _outcome(item: RecordedEvent) -> str:
 
 
 def _content(event: Any) -> Any:
-    return msgspec.Raw(event.data.encode()) if isinstance(event, UnknownEvent) else event
+    if not isinstance(event, UnknownEvent):
+        return event
+    # It came from outside as it is: with line breaks in it, it would be several lines, and it may be no JSON at all.
+    try:
+        return msgspec.Raw(msgspec.json.format(event.data.encode(), indent=-1))
+    except msgspec.DecodeError:
+        return event.data
 
 
 def _line(item: RecordedEvent) -> str:

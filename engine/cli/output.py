@@ -24,7 +24,7 @@ from rich.table import Table
 PIPE_COLUMNS: Final = 1_000
 """Width of tables that go into a pipe: no id is cut there."""
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def console() -> Console:

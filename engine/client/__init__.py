@@ -12,15 +12,15 @@
 from engine.client.client import SNAPSHOT, Client, ClientStatistics, connect
 from engine.client.log import RemoteLog
 from engine.client.session import RemoteSession
-from engine.client.snapshot import SessionSnapshot, Snapshot
+from engine.projections.views import ReadSnapshot, SessionSnapshot
 
 __all__ = [
     "SNAPSHOT",
     "Client",
     "ClientStatistics",
+    "ReadSnapshot",
     "RemoteLog",
     "RemoteSession",
     "SessionSnapshot",
-    "Snapshot",
     "connect",
 ]

@@ -37,7 +37,7 @@ class _ReadModel:
 
 
 SNAPSHOT: Final = _ReadModel()
-"""Begin with the read model as it is, as one `Snapshot`, and go on with what follows on it."""
+"""Begin with the read model as it is, as one `ReadSnapshot`, and go on with what follows on it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -169,7 +169,8 @@ class Client:
             after: `START`, `HEAD` (what is committed from entering on), `SNAPSHOT`, or a `Cursor`.
             session_id: one session, several, or None for the whole workspace, sessions to come included.
             skipped: False leaves out events that changed nothing.
-            messages: with `SNAPSHOT`, the newest messages of each session.
+            messages: with `SNAPSHOT`, the newest messages of each session (of the workspace: the newest sessions, without
+                messages).
 
         Raises `InvalidArgumentError`. See `RemoteLog` for what it yields and raises.
         """

@@ -44,7 +44,7 @@ class _Ending:
     problem: str
     fatal: EngineError | None = None
     calm: bool = False
-    """It had been open, and nobody broke the rules: the next pause is the shortest again."""
+    """It had been open for a while, and nobody broke the rules: the next pause is the shortest again."""
     at_once: bool = False
     """The server said that it goes away, after a while of talking: its successor may be there already."""
 
@@ -66,6 +66,8 @@ class Connection:
         """That the line is dead, once a ping was not answered."""
         self._greeting = False
         """Whether it is connected and waits for the hello."""
+        self._opened_at = math.inf
+        """When the hello of this attempt came."""
         self._socket: Socket | None = None
         self._bytes = (0, 0)
         self.error: EngineError | None = None
@@ -141,7 +143,7 @@ class Connection:
     async def _attempt(self) -> _Ending:
         socket = self._socket = Socket(self._address, self._ports, message_max=self._limits.frame_bytes_max)
         self._protocol.connected()
-        begun = trio.current_time()
+        self._opened_at = math.inf
         async with trio.open_nursery() as nursery:
             self._ports.spawn(nursery, socket.run, name="client: socket")
             problem: LostError | ViolationError | None = None
@@ -159,7 +161,7 @@ class Connection:
                 with trio.move_on_after(self._limits.close_s):
                     await socket.close()
             nursery.cancel_scope.cancel()
-        ending = self._ending(problem, trio.current_time() - begun)
+        ending = self._ending(problem, trio.current_time() - self._opened_at)
         self._bytes, self._socket = self.bytes_moved, None
         self._greeting = False
         self._protocol.lost()
@@ -178,8 +180,10 @@ class Connection:
             return _Ending(problem.problem, fatal=ProtocolError(url, problem.problem))
         if problem.final == "token" or problem.code == frames.UNAUTHORIZED:
             return _Ending(problem.problem, fatal=UnauthorizedError(url, problem.problem))
-        going = open_ and self._protocol.closing is not None and lasted_s > self._limits.retry_first_s
-        return _Ending(problem.problem, calm=open_ and problem.code not in FAULTS, at_once=going)
+        # A server that says hello and goes right away each time is asked ever more rarely too.
+        lasted = open_ and lasted_s > self._limits.retry_first_s
+        going = lasted and self._protocol.closing is not None
+        return _Ending(problem.problem, calm=lasted and problem.code not in FAULTS, at_once=going)
 
     # --- one connection -------------------------------------------------------------------------------------
 
@@ -196,6 +200,7 @@ class Connection:
             stranger = self._greeting and protocol.hello is None
             raise LostError(NO_HELLO if self._greeting else "no answer in time", final="protocol" if stranger else None)
         self._greeting = False
+        self._opened_at = trio.current_time()
         self.opened.set()
         self._ports.spawn(nursery, partial(self._send, socket), name="client: sender")
         self._ports.spawn(nursery, partial(self._ping, socket), name="client: pings")

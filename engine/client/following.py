@@ -6,11 +6,12 @@ who waits, the other subscriptions.
     idle ---> asked ---> [snapshot parts] ---> live ---> ended (reset, refused, closed by its reader)
      ^          |                               |
      |          +------ connection lost --------+---> asked again after the last cursor received in order
-     +--- the buffer overflowed: asked again after the last item delivered, once its reader has come back
+     +--- the buffer is full: asked again after what is in it, once its reader has taken that
 
 Invariants: what reaches the buffer follows on what reached it before, without gap, duplicate or reorder, whatever happens to
 connections; a snapshot reaches it whole or not at all; the buffer is bounded in events and bytes (a single frame that finds
-it empty fits always); nothing comes after the end.
+it empty fits always); what reached it stays until it is taken, so that the slowest reader gets on; nothing comes after the
+end.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class ReadModelArrived:
 
     cursor: Cursor
     sessions: tuple[frames.WireSession, ...]
+    more: bool
 
 
 Item = Arrived | ReadModelArrived | CaughtUp | Lagging | Reset
@@ -141,7 +143,7 @@ class Following:
         self._parts.extend(frame.sessions)
         if frame.last:
             self._hold(place)
-            whole = ReadModelArrived(place, tuple(self._parts))
+            whole = ReadModelArrived(place, tuple(self._parts), frame.more)
             self._put(whole, _size(whole))
             self._parts.clear()
             self._begin()
@@ -159,7 +161,7 @@ class Following:
                 raise ViolationError(f"the event at {cursor} came behind {last}")
             arrived.append(Arrived(cursor, event))
             last = cursor
-        self._move(frame.cursor, last)
+        reached = self._reached(frame.cursor, last)
         size = sum(weight(event) for event in frame.events)
         limits = self._limits
         if self._items and (
@@ -167,6 +169,7 @@ class Following:
         ):
             self._overflow(len(arrived))
             return True
+        self._hold(reached)
         for item in arrived:
             self._put(item, weight(item.event))
         self._wake()
@@ -211,8 +214,7 @@ class Following:
             if not self._dropped:
                 return None
             dropped, self._dropped = self._dropped, 0
-            assert self._delivered is not None, "it overflowed before it began"
-            self._held = self._delivered
+            assert self._held is not None, "it overflowed before it began"
             return Lagging(self._held, dropped)
         item = self._items.popleft()
         self._events -= 1
@@ -240,10 +242,14 @@ class Following:
     def _hold(self, place: Cursor) -> None:
         self._held = self._place = place
 
-    def _move(self, token: str, least: Cursor) -> Cursor:
+    def _reached(self, token: str, least: Cursor) -> Cursor:
         cursor = _cursor(token)
         if cursor.position < least.position:
             raise ViolationError(f"the cursor {cursor} goes back behind {least}")
+        return cursor
+
+    def _move(self, token: str, least: Cursor) -> Cursor:
+        cursor = self._reached(token, least)
         self._hold(cursor)
         return cursor
 
@@ -267,14 +273,9 @@ class Following:
         return False
 
     def _overflow(self, more: int) -> None:
-        """Let go of what waits; a snapshot that was not read yet is kept, because everything follows on it."""
-        first = self._items[0]
-        self._dropped = more + sum(isinstance(item, Arrived) for item in self._items) or 1
-        self._items.clear()
-        self._events = self._bytes = 0
+        """Let go of what finds no room: it comes again, after what waits already."""
+        self._dropped = more or 1
         self._place = None
-        if isinstance(first, ReadModelArrived):
-            self._put(first, _size(first))
         self._wake()
 
     def _end(self) -> None:

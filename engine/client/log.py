@@ -13,20 +13,21 @@ import trio
 from engine.client.answers import recorded_of
 from engine.client.core import Core
 from engine.client.following import Arrived, Following, ReadModelArrived, ViolationError
-from engine.client.snapshot import Snapshot, snapshot_of
+from engine.client.snapshot import snapshot_of
 from engine.errors import ClosedError
 from engine.events import Cursor, LogItem
+from engine.projections.views import ReadSnapshot
 
 
 class RemoteLog:
     """`async with client.log(...) as log: async for item in log: ...`.
 
     Yields what the embedded engine's log yields: `RecordedEvent`s in position order, `CaughtUp`, `Lagging`, and `Reset` at
-    the end when what the reader holds is no longer the log's content; with `SNAPSHOT` first a `Snapshot`. Lost connections
-    and restarted servers do not show: it goes on after the last event received, without gap or duplicate. `Lagging` comes
-    from the server, or from here when this reader's own buffer overflowed (`ClientLimits.buffer_events_max`,
-    `buffer_bytes_max`); either way the events that were let go come again. A cursor that the server refuses (the file was
-    replaced, or lost its tail) is a `Reset`.
+    the end when what the reader holds is no longer the log's content; with `SNAPSHOT` first a `ReadSnapshot`, as
+    `engine.read.snapshot` gives it. Lost connections and restarted servers do not show: it goes on after the last event
+    received, without gap or duplicate. `Lagging` comes from the server, or from here when this reader's own buffer was full
+    (`ClientLimits.buffer_events_max`, `buffer_bytes_max`); either way the events that were let go come again. A cursor that
+    the server refuses (the file was replaced, or lost its tail) is a `Reset`.
 
     Entering waits for the server to begin, so that after `HEAD` nothing that is committed from then on is missed. Entering
     and reading raise `LimitError` (too many subscriptions) or another error of the server that ended it; `UnauthorizedError`
@@ -86,7 +87,7 @@ class RemoteLog:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> LogItem | Snapshot:
+    async def __anext__(self) -> LogItem | ReadSnapshot:
         if not self._entered:
             raise ClosedError("the log: it is used before `async with`; it")
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -104,7 +105,7 @@ class RemoteLog:
             await self._wait()
         raise StopAsyncIteration
 
-    def _made(self, item: LogItem | Arrived | ReadModelArrived) -> LogItem | Snapshot:
+    def _made(self, item: LogItem | Arrived | ReadModelArrived) -> LogItem | ReadSnapshot:
         try:
             if isinstance(item, Arrived):
                 return recorded_of(self._core.registry, self._core.workspace, item)

@@ -21,7 +21,7 @@ import msgspec
 
 from engine.client.following import Following, Item, ViolationError
 from engine.client.outbox import Answering, Outbox, Pending, Posted, Sendable
-from engine.errors import ClosedError, CursorError, EngineError
+from engine.errors import ClosedError, CursorError, EngineError, LimitError
 from engine.events import Cursor
 from engine.limits import ClientLimits
 from engine.server import frames
@@ -207,9 +207,12 @@ class ClientProtocol:
             if following in self._following and not following.idle:
                 self._asked += 1
                 name = f"sub_{self._asked}"
+                text = frames.encode(following.ask(name))
+                if self._refused_as_too_large(following, text):
+                    continue
                 self._following[following] = name
                 self._named[name] = following
-                return frames.encode(following.ask(name))
+                return text
         return self._outbox.next()
 
     # --- what callers do ----------------------------------------------------------------------------------
@@ -271,6 +274,16 @@ class ClientProtocol:
     def _flush_id(self) -> str:
         self._asked += 1
         return f"flush_{self._asked}"
+
+    def _refused_as_too_large(self, following: Following, text: str) -> bool:
+        """Whether the server would hang up on everything because of this subscription, so that it has ended instead."""
+        assert self.hello is not None, "nothing is asked before the hello"
+        allowed = self.hello.limits.frame_bytes_max
+        if len(text) <= allowed and len(text.encode()) <= allowed:
+            return False
+        del self._following[following]
+        following.refuse(LimitError("subscribe", "frame_bytes_max", allowed))
+        return True
 
     def _leave(self, following: Following) -> None:
         """Ask the server for no more of it."""

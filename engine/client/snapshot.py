@@ -1,4 +1,4 @@
-"""A snapshot as it came over the wire, put together.
+"""A snapshot as it came over the wire, put together: the same record as `engine.read.snapshot` gives.
 
 Owns: the read model of sessions at one position, made of frames. Must not know: sockets.
 """
@@ -11,34 +11,14 @@ import attrs
 import msgspec
 
 from engine.client.following import ReadModelArrived, ViolationError
-from engine.events import Cursor
-from engine.projections.views import MessageView, SessionView, UsageReport
+from engine.projections.views import MessageView, ReadSnapshot, SessionSnapshot, SessionView, UsageReport
 
 _session: Final = msgspec.json.Decoder(SessionView)
 _message: Final = msgspec.json.Decoder(MessageView)
 _usage: Final = msgspec.json.Decoder(UsageReport)
 
 
-@attrs.frozen(kw_only=True)
-class SessionSnapshot:
-    """A session with its newest messages, oldest first. `more`: there are older ones. `usage`: what it has used itself;
-    None in a snapshot of the workspace."""
-
-    session: SessionView
-    messages: tuple[MessageView, ...]
-    more: bool
-    usage: UsageReport | None
-
-
-@attrs.frozen(kw_only=True)
-class Snapshot:
-    """The read model at `cursor`; what follows in the log follows on it."""
-
-    cursor: Cursor
-    sessions: tuple[SessionSnapshot, ...]
-
-
-def snapshot_of(arrived: ReadModelArrived) -> Snapshot:
+def snapshot_of(arrived: ReadModelArrived) -> ReadSnapshot:
     """The snapshot of its parts. Raises `ViolationError`."""
     sessions: list[SessionSnapshot] = []
     try:
@@ -49,8 +29,8 @@ def snapshot_of(arrived: ReadModelArrived) -> Snapshot:
                 last = sessions[-1]
                 sessions[-1] = attrs.evolve(last, messages=(*last.messages, *messages))
                 continue
-            usage = None if part.usage is None else _usage.decode(part.usage)
+            usage = _usage.decode(part.usage)
             sessions.append(SessionSnapshot(session=session, messages=messages, more=part.more, usage=usage))
     except ValueError as problem:
         raise ViolationError(f"a snapshot: {problem}") from None
-    return Snapshot(cursor=arrived.cursor, sessions=tuple(sessions))
+    return ReadSnapshot(sessions=tuple(sessions), more=arrived.more, cursor=arrived.cursor)

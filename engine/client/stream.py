@@ -33,7 +33,12 @@ class WatchedStream(trio.abc.Stream):
         view = memoryview(data)
         for start in range(0, len(view), PIECE_BYTES):
             piece = view[start : start + PIECE_BYTES]
-            await self._stream.send_all(piece)
+            try:
+                await self._stream.send_all(piece)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                # The library stops reading then, so that nobody else would find out.
+                self.ended.set()
+                raise
             self.sent += len(piece)
             # The first piece may have gone no further than this machine's own buffer.
             self.signs += start > 0

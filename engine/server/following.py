@@ -88,8 +88,8 @@ class Following:
             snapshot = await read.snapshot(frame.sessions, messages=frame.messages)
         await self._say(partial(protocol.begin, frame.id, snapshot.cursor, snapshot=True))
         bytes_max = self._shared.limits.events_bytes
-        for sessions, last in parts(snapshot, whole_workspace=frame.sessions is None, bytes_max=bytes_max):
-            await self._say(partial(protocol.snapshot, frame.id, sessions, last=last))
+        for sessions, last in parts(snapshot, bytes_max=bytes_max):
+            await self._say(partial(protocol.snapshot, frame.id, sessions, last=last, more=snapshot.more))
         return snapshot.cursor
 
     def _log(self, after: After) -> ServedLog:

@@ -221,14 +221,16 @@ class ServerProtocol:
         subscription.cursor, subscription.whole = str(cursor), not snapshot
         return frames.encode(frames.Subscribed(id=frame_id, cursor=subscription.cursor))
 
-    def snapshot(self, frame_id: str, sessions: list[frames.WireSession], *, last: bool) -> str | None:
+    def snapshot(self, frame_id: str, sessions: list[frames.WireSession], *, last: bool, more: bool = False) -> str | None:
         """A part of the snapshot that the subscription begins with."""
         subscription = self._begun(frame_id)
         if subscription is None:
             return None
         assert not subscription.whole, "a snapshot comes once, right after `subscribed`"
         subscription.whole = last
-        return frames.encode(frames.Snapshot(id=frame_id, cursor=subscription.cursor, sessions=sessions, last=last))
+        return frames.encode(
+            frames.Snapshot(id=frame_id, cursor=subscription.cursor, sessions=sessions, more=more, last=last)
+        )
 
     def events(self, frame_id: str, events: Sequence[str], cursor: Cursor) -> str | None:
         """Events, each encoded already as a `WireRecorded`; `cursor` is the place after the last of them."""

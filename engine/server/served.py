@@ -65,6 +65,9 @@ class ServedSnapshot(Protocol):
     def sessions(self) -> Sequence[ServedSessionSnapshot]: ...
 
     @property
+    def more(self) -> bool: ...
+
+    @property
     def cursor(self) -> Cursor: ...
 
 

@@ -18,22 +18,22 @@ Part = tuple[list[frames.WireSession], bool]
 """The sessions of a frame, and whether it is the last."""
 
 
-def parts(snapshot: ServedSnapshot, *, whole_workspace: bool, bytes_max: int) -> Iterator[Part]:
+def parts(snapshot: ServedSnapshot, *, bytes_max: int) -> Iterator[Part]:
     """The frames of a snapshot. Each is encoded when it is asked for, so a slow reader costs one frame."""
     waiting: list[frames.WireSession] | None = None
-    for part in _cut(snapshot, whole_workspace, bytes_max):
+    for part in _cut(snapshot, bytes_max):
         if waiting is not None:
             yield waiting, False
         waiting = part
     yield waiting or [], True
 
 
-def _cut(snapshot: ServedSnapshot, whole_workspace: bool, bytes_max: int) -> Iterator[list[frames.WireSession]]:
+def _cut(snapshot: ServedSnapshot, bytes_max: int) -> Iterator[list[frames.WireSession]]:
     part: list[frames.WireSession] = []
     size = 0
     for found in snapshot.sessions:
         head = _raw(found.session)
-        usage = None if whole_workspace else _raw(found.usage)
+        usage = _raw(found.usage)
         frame_of_session = frames.WireSession(session=head, messages=[], more=found.more, usage=usage)
         part.append(frame_of_session)
         size += len(head)

@@ -314,7 +314,7 @@ class World:
         name = list(server.positions)[which % len(server.positions)]
         if server.parts.get(name):
             part = frames.WireSession(
-                session=msgspec.Raw(str(3 - server.parts[name]).encode()), messages=[], more=False, usage=None
+                session=msgspec.Raw(str(3 - server.parts[name]).encode()), messages=[], more=False, usage=msgspec.Raw(b"{}")
             )
             server.parts[name] -= 1
             self._say(server.protocol.snapshot(name, [part], last=not server.parts[name]))

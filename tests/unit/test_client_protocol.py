@@ -39,6 +39,7 @@ from engine.server.problems import frame_of
 from tests.support.wire import Answers, Failures
 
 REGISTRY = Registry(BUILT_IN)
+NO_USAGE = msgspec.Raw(b"{}")
 WIRE = frames.WireLimits(
     frame_bytes_max=2_000, subscriptions_max=4, commands_max=3, events_max=8, events_bytes=1_000, ping_s=20, idle_s=300
 )
@@ -89,7 +90,7 @@ def arriving(position: int, event_id: str = "e", **changes: object) -> frames.Wi
         "recorded_at": 2,
         "causation_id": None,
         "outcome": "applied",
-        "event": msgspec.Raw(b"{}"),
+        "event": NO_USAGE,
     }
     return frames.WireRecorded(**{**fields, **changes})
 
@@ -247,7 +248,7 @@ def test_a_subscription_goes_on_after_what_was_received_in_order():
         ('{"type":"caught_up","id":"sub_1","cursor":"a-1"}', "goes back"),
         ('{"type":"caught_up","id":"sub_1","cursor":"nothing"}', "is not a cursor"),
         ('{"type":"subscribed","id":"sub_1","cursor":"a-2"}', "twice"),
-        ('{"type":"snapshot","id":"sub_1","cursor":"a-2","sessions":[],"last":true}', "not asked for"),
+        ('{"type":"snapshot","id":"sub_1","cursor":"a-2","sessions":[],"more":false,"last":true}', "not asked for"),
         ('{"type":"unsubscribed","id":"sub_1","cursor":"a-2"}', "nobody left"),
         ('{"type":"reset","id":"sub_1","reason":"x","start":"nowhere"}', "is not a cursor"),
     ],
@@ -291,8 +292,8 @@ def test_a_snapshot_that_broke_is_begun_again_and_arrives_whole():
     made, name = following(client, "snapshot")
 
     def part(name: str, number: int, cursor: str, *, last: bool) -> str:
-        session = frames.WireSession(session=msgspec.Raw(str(number).encode()), messages=[], more=False, usage=None)
-        return frames.encode(frames.Snapshot(id=name, cursor=cursor, sessions=[session], last=last))
+        session = frames.WireSession(session=msgspec.Raw(str(number).encode()), messages=[], more=False, usage=NO_USAGE)
+        return frames.encode(frames.Snapshot(id=name, cursor=cursor, sessions=[session], more=False, last=last))
 
     client.receive(frames.encode(frames.Subscribed(id=name, cursor="a-3")))
     client.receive(part(name, 1, "a-3", last=False))
@@ -316,24 +317,40 @@ def test_a_snapshot_that_broke_is_begun_again_and_arrives_whole():
 
 
 def test_a_reader_that_falls_behind_is_told_and_gets_everything_from_what_it_had():
-    """The buffer is dropped, the subscription left, and asked for again when its reader has come."""
+    """What waits stays, what finds no room is let go, and asked for again when its reader has taken the rest."""
     client = opened()
     made, name = begun(client, buffer_events_max=3)
     client.receive(batch(name, 0, 1, 2))
     assert client.take(made) is not None
     client.receive(batch(name, 2, 3, 4, 5))
-    assert made.buffered == (0, 0)
+    assert made.buffered[0] == 1
     (left,) = sent(client)
     assert left == frames.Unsubscribe(id=name)
     client.receive(batch(name, 5, 6))
     client.receive(frames.encode(frames.Unsubscribed(id=name, cursor="a-6")))
     assert sent(client) == []
     assert made.cursor == Cursor("a", 1)
-    assert taken(client, made) == [Lagging(Cursor("a", 1), 4)]
+    assert taken(client, made) == [2, Lagging(Cursor("a", 2), 3)]
     (again,) = sent(client)
     assert isinstance(again, frames.Subscribe)
-    assert again.after == "a-1"
+    assert again.after == "a-2"
     assert client.counts.lagging == 1
+
+
+def test_a_reader_that_always_comes_late_gets_on():
+    """More comes each time than there is room for before it takes anything; it has all of it after finitely many rounds."""
+    client = opened()
+    made, name = begun(client, buffer_events_max=3)
+    found = []
+    for _ in range(5):
+        for one in range(made.cursor.position, 10):
+            client.receive(batch(name, one, one + 1))
+        found += taken(client, made)
+        for frame in sent(client):
+            if isinstance(frame, frames.Subscribe):
+                name = frame.id
+                client.receive(frames.encode(frames.Subscribed(id=name, cursor=frame.after)))
+    assert [item for item in found if not isinstance(item, Lagging)] == list(range(1, 11))
 
 
 def test_a_reader_that_is_behind_is_not_asked_for_by_a_reconnect():
@@ -345,12 +362,27 @@ def test_a_reader_that_is_behind_is_not_asked_for_by_a_reconnect():
     reconnect(client)
     assert sent(client) == []
     client.lost()
-    assert taken(client, made) == [Lagging(Cursor("a", 0), 2)]
+    assert taken(client, made) == [1, Lagging(Cursor("a", 1), 1)]
     client.connected()
     client.receive(hello())
     (again,) = sent(client)
     assert isinstance(again, frames.Subscribe)
-    assert again.after == "a-0"
+    assert again.after == "a-1"
+
+
+def test_a_reader_that_comes_late_each_time_gets_on():
+    """A frame fills the buffer and what comes with it overflows it, again and again: each round brings what fitted."""
+    client = opened()
+    made, name = begun(client, buffer_events_max=2)
+    given = []
+    for first in (1, 3, 5):
+        client.receive(batch(name, first - 1, first, first + 1))
+        client.receive(frames.encode(frames.CaughtUp(id=name, cursor=f"a-{first + 1}")))
+        given += taken(client, made)
+        *_, again = sent(client)
+        name = again.id
+        client.receive(frames.encode(frames.Subscribed(id=name, cursor=again.after)))
+    assert [item for item in given if isinstance(item, int)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_one_frame_that_is_larger_than_the_buffer_comes_through():

@@ -6,19 +6,30 @@ import msgspec
 import pytest
 
 from engine.client.following import ReadModelArrived, ViolationError
-from engine.client.snapshot import SessionSnapshot, Snapshot, snapshot_of
+from engine.client.snapshot import snapshot_of
 from engine.events import Cursor
-from engine.projections import MessageView, PartView, SessionView, ToolView, UsageReport, UsageTotals
+from engine.projections import (
+    MessageView,
+    PartView,
+    ReadSnapshot,
+    SessionSnapshot,
+    SessionView,
+    ToolView,
+    UsageReport,
+    UsageTotals,
+)
 from engine.server import frames
 
+NOTHING = UsageReport(own=UsageTotals(), unattributed=UsageTotals(), children=UsageTotals(), by_model={})
 
-def part(session, messages=(), *, more=False, usage=None):
+
+def part(session, messages=(), *, more=False, usage=NOTHING):
     """A session as a snapshot's frame has it."""
     return frames.WireSession(
         session=raw(session),
         messages=[raw(view) for view in messages],
         more=more,
-        usage=None if usage is None else raw(usage),
+        usage=raw(usage),
     )
 
 
@@ -80,17 +91,18 @@ def test_parts_that_continue_a_session_are_one_session_again():
         part(session(1), [message(3)], more=True, usage=usage),
         part(session(2)),
     )
-    assert snapshot_of(ReadModelArrived(Cursor("a", 9), parts)) == Snapshot(
+    assert snapshot_of(ReadModelArrived(Cursor("a", 9), parts, True)) == ReadSnapshot(
+        more=True,
         cursor=Cursor("a", 9),
         sessions=(
             SessionSnapshot(session=session(1), messages=(message(1), message(2), message(3)), more=True, usage=usage),
-            SessionSnapshot(session=session(2), messages=(), more=False, usage=None),
+            SessionSnapshot(session=session(2), messages=(), more=False, usage=NOTHING),
         ),
     )
 
 
 def test_a_part_that_is_no_view_is_told_in_words():
     """A server that breaks the protocol is no crash in the reader."""
-    broken = frames.WireSession(session=msgspec.Raw(b'{"key":"x"}'), messages=[], more=False, usage=None)
+    broken = frames.WireSession(session=msgspec.Raw(b'{"key":"x"}'), messages=[], more=False, usage=raw(NOTHING))
     with pytest.raises(ViolationError, match="a snapshot: "):
-        snapshot_of(ReadModelArrived(Cursor("a", 9), (broken,)))
+        snapshot_of(ReadModelArrived(Cursor("a", 9), (broken,), False))

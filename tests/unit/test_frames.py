@@ -82,7 +82,8 @@ SERVER: tuple[frames.ServerFrame, ...] = (
     frames.Snapshot(
         id="a",
         cursor="ab-1",
-        sessions=[frames.WireSession(session=RAW, messages=[RAW, RAW], more=True, usage=None)],
+        sessions=[frames.WireSession(session=RAW, messages=[RAW, RAW], more=True, usage=RAW)],
+        more=False,
         last=True,
     ),
     frames.Receipt(

@@ -247,7 +247,7 @@ class Connection(RuleBasedStateMachine):
             assert text is None
             return
         assert followed.cursor is not None
-        expected = frames.Snapshot(id=name, cursor=str(followed.cursor), sessions=[], last=last)
+        expected = frames.Snapshot(id=name, cursor=str(followed.cursor), sessions=[], more=False, last=last)
         assert frames.decode_server(text or "") == expected
         followed.parts_left = not last
 

@@ -106,7 +106,18 @@ async def test_a_server_that_says_goodbye_is_tried_again_at_once_and_not_for_eve
         async with connect("ws://h", limits=LIMITS, ports=ports(network, 1.0)):
             await network.tried(5)
         nursery.cancel_scope.cancel()
-    assert network.pauses() == [10.0, 1.0, 1.0, 2.0]
+    assert network.pauses() == [10.0, 1.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("code", [frames.NORMAL, frames.TIMED_OUT])
+async def test_a_server_that_hangs_up_right_after_its_hello_gets_longer_and_longer_pauses(autojump_clock, code):
+    """Many clients in front of a server that dies of what it is sent must not hammer it."""
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, [0.0, 0.0, 0.0, 0.0, 10_000.0], code=code)
+        async with connect("ws://h", limits=LIMITS, ports=ports(network, 1.0)):
+            await network.tried(5)
+        nursery.cancel_scope.cancel()
+    assert network.pauses() == [1.0, 2.0, 4.0, 8.0]
 
 
 @pytest.mark.parametrize("fault", [{"says": "{}"}, {"code": frames.INTERNAL}])

@@ -55,7 +55,7 @@ async def test_a_snapshot_and_what_follows_on_it(tmp_path: Path) -> None:
 
 
 async def test_of_the_workspace_the_newest_sessions_without_messages(tmp_path: Path) -> None:
-    """`messages` says how many of them; usage is null; an empty workspace is one empty frame."""
+    """`messages` says how many of them; usage is there too; an empty workspace is one empty frame."""
     async with served(tmp_path / "a.db") as (engine, server), peer(server) as client:
         empty = await snapshot(client, Chain())
         assert [(frame["sessions"], frame["last"]) for frame in empty] == [([], True)]
@@ -66,7 +66,7 @@ async def test_of_the_workspace_the_newest_sessions_without_messages(tmp_path: P
         frames = await snapshot(client, Chain(), messages=2)
         found = frames[0]["sessions"]
         assert [entry["session"]["session_id"] for entry in found] == ["b", "c"]
-        assert [(entry["messages"], entry["usage"]) for entry in found] == [([], None)] * 2
+        assert [(entry["messages"], entry["usage"]["own"]["steps"]) for entry in found] == [([], 1)] * 2
 
 
 async def test_a_large_snapshot_comes_in_several_frames_of_one_place(tmp_path: Path) -> None:

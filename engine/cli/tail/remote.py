@@ -13,9 +13,9 @@ from typing import Final
 import trio
 
 from engine.cli.tail.following import PAGE_MESSAGES, Connected, Item, Recalled, Request, again
-from engine.client import Client, Snapshot, connect
-from engine.errors import UnknownSessionError
-from engine.events import HEAD, After, CaughtUp, Reset
+from engine.client import Client, ReadSnapshot, connect
+from engine.errors import CursorError, UnknownSessionError
+from engine.events import HEAD, After, CaughtUp, Cursor, Reset
 
 WATCH_S: Final = 0.2
 """How often it is looked whether there is a connection."""
@@ -45,7 +45,10 @@ async def _follow_one(client: Client, request: Request, place: After | None, giv
             for session_id in request.sessions:
                 await _recall(client, session_id, request.last, give, begun=begun)
         async for item in log:
-            assert not isinstance(item, Snapshot), "none was asked for"
+            assert not isinstance(item, ReadSnapshot), "none was asked for"
+            if isinstance(item, Reset) and isinstance(place, Cursor) and log.cursor is None:
+                # Refused before it began: nothing was shown that could have become untrue.
+                raise CursorError(str(place), item.reason.removeprefix(f"cursor '{place}': "))
             give(item)
             if isinstance(item, Reset):
                 return True

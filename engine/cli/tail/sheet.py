@@ -17,6 +17,9 @@ ROLE_STYLES: Final = {"user": "bold cyan", "assistant": "bold green", "system": 
 STATE_STYLES: Final = {"completed": "green", "error": "red", "aborted": "yellow", "running": "blue", "pending": "blue"}
 LEADS: Final = {"reasoning": "~ ", "input": "    ← ", "output": "    → "}
 
+NEWLINE: Final = "\n"
+NEWLINE_PICTURE: Final = "\u240a"
+
 Name = tuple[str, int, str]
 """Session, incarnation, message."""
 
@@ -61,9 +64,9 @@ class Sheet:
         self._open = None
 
     def line(self, text: str, style: str = "") -> None:
-        """A line of its own."""
+        """A line of its own. What breaks lines in it (an id may) becomes visible: nothing can pose as another line."""
         self.end_line()
-        self.put(f"{text}\n", style)
+        self.put(f"{text.replace(NEWLINE, NEWLINE_PICTURE)}\n", style)
 
     def session(self, session_id: str) -> None:
         """What follows is of this session."""

@@ -214,7 +214,7 @@ class Transcript:
             self._sheet.end_line()
             self._sheet.put("  ▸ ", "bold")
             self._sheet.put(output.one_line(tool.name, 60), "bold")
-            self._sheet.put(f"  {tool.state}", STATE_STYLES.get(tool.state, "dim"))
+            self._sheet.put(f"  {word(tool.state)}", STATE_STYLES.get(tool.state, "dim"))
             if by_sweep:
                 self._sheet.put(" (settled by the sweep)", "dim")
             if tool.started_at is not None and tool.ended_at is not None and tool.ended_at >= tool.started_at:
@@ -312,7 +312,7 @@ class Transcript:
     def _finished(self, name: Name, status: str, reason: str | None, by_sweep: bool) -> None:
         self._at(name)
         self._sheet.end_line()
-        self._sheet.put(f"  ■ {status}", STATE_STYLES.get(status, "dim"))
+        self._sheet.put(f"  ■ {word(status)}", STATE_STYLES.get(status, "dim"))
         words = f" ({output.one_line(reason, 80)})" if reason else ""
         self._sheet.put(f"{words}{' (settled by the sweep)' if by_sweep else ''}\n", "dim")
 

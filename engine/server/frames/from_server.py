@@ -132,8 +132,8 @@ class WireSession(Struct, frozen=True, kw_only=True):
     part_id, kind, data, tool, created_at, updated_at). Oldest first."""
     more: bool
     """Whether there are older messages (`read` gives them)."""
-    usage: msgspec.Raw | None
-    """What the session itself has used; null in a snapshot of the workspace."""
+    usage: msgspec.Raw
+    """What the session itself has used in every life of its id: own, unattributed, children (nothing), by_model."""
 
 
 class Snapshot(ServerFrame, tag="snapshot", frozen=True, kw_only=True):
@@ -145,6 +145,8 @@ class Snapshot(ServerFrame, tag="snapshot", frozen=True, kw_only=True):
     id: str
     cursor: str
     sessions: list[WireSession]
+    more: bool
+    """Whether the workspace has older sessions than these; false where sessions were named."""
     last: bool
 
 
