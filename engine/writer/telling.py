@@ -24,15 +24,15 @@ def log_failure(command: AnyCommand, error: EngineError) -> None:
     else:
         return
     if isinstance(command, PostDelta):
-        log.log(level, "not written: event - type part.delta session %s seq -: %s", command.session_id, error)
+        log.log(level, "not written: event - type part.delta session %s seq -: %s", _line(command.session_id), error)
     elif isinstance(command, Append | Replace):
         for event in command.events:
             log.log(
                 level,
                 "not written: event %s type %s session %s seq -: %s",
-                event.event_id or "-",
+                _line(event.event_id or "-"),
                 event.definition.name,
-                command.session_id,
+                _line(command.session_id),
                 error,
             )
 
@@ -42,8 +42,13 @@ def log_skip(item: Written) -> None:
     log.warning(
         "skipped (%s): event %s type %s session %s seq %d",
         item.outcome.reason if isinstance(item.outcome, Skipped) else "-",
-        item.event_id,
+        _line(item.event_id),
         item.prepared.definition.name,
-        item.recorded.session_id,
+        _line(item.recorded.session_id),
         item.recorded.seq,
     )
+
+
+def _line(text: str) -> str:
+    """An id as it stands in a line of the log: it came from outside, and must not begin a line of its own."""
+    return text if text.isprintable() else repr(text)
