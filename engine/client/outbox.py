@@ -180,6 +180,9 @@ class Outbox:
             del self._entries[pending.frame.id]
         pending.gone = pending.gone or not pending.sent
         pending.reply = None
+        if not pending.sent and pending in self._waiting:
+            # Behind a line that takes nothing, those who try again and again would fill the memory.
+            self._waiting.remove(pending)
         self._forget_last(pending)
 
     def has_room(self, posted: Posted) -> bool:

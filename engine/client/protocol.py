@@ -73,6 +73,7 @@ class ClientProtocol:
         self.closing: str | None = None
         """Why the server is going away, where it said so on this connection."""
         self.counts = Counts()
+        self._over = False
 
     @property
     def outbox(self) -> Outbox:
@@ -99,6 +100,8 @@ class ClientProtocol:
 
     def receive(self, text: str | bytes) -> None:
         """A message came. Raises `ViolationError` where it contradicts the protocol: the connection is of no use then."""
+        if self._over:
+            return  # it was on its way when the client was closed
         if isinstance(text, bytes):
             raise ViolationError("a binary message: frames are text")
         try:
@@ -228,6 +231,8 @@ class ClientProtocol:
         if following in self._following:
             self._leave(following)
             del self._following[following]
+            if following in self._asking:
+                self._asking.remove(following)
         following.close()
 
     def take(self, following: Following) -> Item | None:
@@ -257,6 +262,7 @@ class ClientProtocol:
 
     def fail(self, error: EngineError | None) -> None:
         """It is over, by an error, or because the client is closed (None): every wait ends."""
+        self._over = True
         self.lost()
         for following in tuple(self._following):
             if error is not None:
