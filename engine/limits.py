@@ -113,8 +113,10 @@ class StreamLimits:
 class ServerLimits:
     """Limits of one WebSocket server. Counts unless the name ends in a unit; `_s` is seconds, `_bytes` octets of UTF-8.
 
-    A client that does not read costs at most `subscriptions_max` times (`buffer_bytes_max` + `page_bytes_max` + one frame),
-    beside its socket's buffers in the kernel; a buffered event is shared by all who wait for it.
+    A client that does not read costs at most `subscriptions_max` times (`buffer_bytes_max` + `page_bytes_max` + one frame +
+    its ids), beside its socket's buffers in the kernel; a buffered event is shared by all who wait for it. One snapshot and
+    one page of messages, each of the engine's `page_bytes_max`, may wait for it too, with `buffer_bytes_max` of answers. One
+    that sends costs `commands_bytes_max` and three frames more. In memory an event of few bytes weighs about a kilobyte.
     """
 
     connections_max: int = 2_000
@@ -127,6 +129,10 @@ class ServerLimits:
     """Malformed frames of a connection before it is closed: one may be a mistake, a flood is none."""
     subscriptions_max: int = 32
     """Subscriptions of one connection at a time."""
+    subscription_sessions_max: int = 1_000
+    """Sessions that one subscription may name; the engine's own limit counts where it is lower."""
+    append_events_max: int = 1_000
+    """Events of one command: its transaction is one step on the loop, about 50 microseconds for each."""
     commands_max: int = 64
     """Commands of one connection that are being carried out; beyond, the next frame waits in the socket."""
     commands_bytes_max: int = 16 * 1024 * 1024
@@ -140,10 +146,10 @@ class ServerLimits:
     """Events of one `events` frame."""
     events_bytes: int = 64 * 1024
     """Above this size a frame takes no further event: small enough that others on the connection are not held up."""
-    buffer_events_max: int = 1_000
+    buffer_events_max: int = 10_000
     """Committed events that wait for one subscription before it is lagging and reads the log instead."""
-    buffer_bytes_max: int = 1024 * 1024
-    """The same in bytes of encoded events."""
+    buffer_bytes_max: int = 8 * 1024 * 1024
+    """The same in bytes of encoded events: a burst of a second. Reading it again from the log costs thrice as much."""
     page_events_max: int = 200
     """Events of one read of the log while catching up: it runs on the loop, so it must stay short."""
     page_bytes_max: int = 256 * 1024
@@ -160,7 +166,7 @@ class ServerLimits:
     idle_s: float = 300.0
     """A connection without a subscription that sends nothing for so long is closed."""
     shutdown_s: float = 5.0
-    """How long a server that ends waits for running commands and for closing handshakes."""
+    """How long a server that ends waits for running commands and for closing handshakes; these get a second in any case."""
 
 
 @attrs.frozen(kw_only=True)

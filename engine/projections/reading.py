@@ -39,6 +39,8 @@ from engine.store import LogReader, Page, chosen_sessions
 T = TypeVar("T")
 
 _KEY_MAX = 2**63 - 1
+_ROW_BYTES = 200
+"""What a row weighs in a page beside its texts: its numbers, and the names of its fields."""
 
 
 class ReadModel:
@@ -61,7 +63,7 @@ class ReadModel:
         """Live sessions in the order of their creation.
 
         Without `before` and `after` the newest; `before=key` those created before that one, `after=key` those after it.
-        `limit` is 1 to `page_items_max`. Raises `InvalidArgumentError`.
+        `limit` is 1 to `page_items_max`; a page also ends at `page_bytes_max`. Raises `InvalidArgumentError`.
         """
         return await self._run(lambda: self._sessions(before, after, limit))
 
@@ -138,7 +140,7 @@ class ReadModel:
             (key,),
         ).fetchall()
         texts: dict[int, dict[str, str]] = {}
-        size = 0
+        size = len(metadata) + _ROW_BYTES
         for part_key, field, text in self._query(
             "SELECT t.part_key, t.field, t.text FROM part p JOIN part_text t ON t.part_key = p.key "
             "WHERE p.message_key = ? ORDER BY t.part_key, t.field, t.start",
@@ -148,7 +150,7 @@ class ReadModel:
             found[FIELDS[field]] = found.get(FIELDS[field], "") + text
             size += len(text)
         views = tuple(part_view(part, texts.get(part[0], {})) for part in parts)
-        size += sum(len(part[3]) + len(part[10] or "") + len(part[11] or "") for part in parts)
+        size += sum(_ROW_BYTES + len(part[3]) + sum(len(text) for text in part[10:13] if text) for part in parts)
         view = MessageView(
             key=key,
             message_id=message_id,
@@ -227,7 +229,8 @@ class ReadModel:
 
         The messages together end at `page_bytes_max`: each session in its turn gets an equal share of what is left, to be
         reached by its oldest message that is given (so one large message is given whole), and none when nothing is left;
-        its `more` says so. Usage is each session's own, every life of its id, not rolled up.
+        its `more` says so. So does a list of the workspace's sessions; named ones whose titles and metadata alone are larger
+        are refused, unless there is only one. Usage is each session's own, every life of its id, not rolled up.
 
         Everything is of one read transaction, one step on the loop. Raises `UnknownSessionError` where one of them is not
         live, `InvalidArgumentError`, or a `StorageError`. Cancelled, nothing is left behind.
@@ -248,10 +251,16 @@ class ReadModel:
                 found = [self._session_snapshot(row, 0, 0)[0] for row in rows]
                 return ReadSnapshot(sessions=tuple(found), more=more, cursor=snapshot.cursor)
             found = []
-            left = self._limits.page_bytes_max
+            left = heads = self._limits.page_bytes_max
             for index, name in enumerate(names):
+                row = self._session_row(name)
+                heads -= _weight(row)
+                if index and heads < 0:
+                    bound = self._limits.page_bytes_max
+                    problem = f"the sessions without their messages are larger than {bound} bytes: name fewer"
+                    raise InvalidArgumentError("session_ids", problem)
                 share = max(1, left // (len(names) - index)) if left > 0 else 0
-                view, size = self._session_snapshot(self._session_row(name), messages, share)
+                view, size = self._session_snapshot(row, messages, share)
                 found.append(view)
                 left -= size
             return ReadSnapshot(sessions=tuple(found), more=False, cursor=snapshot.cursor)
@@ -269,11 +278,12 @@ class ReadModel:
         """A session with its last messages until their size reaches the share, and that size."""
         session = session_view(row)
         sql = f"SELECT {MESSAGE_COLUMNS} FROM message WHERE session_key = ? ORDER BY key DESC LIMIT ?"
-        rows = self._query(sql, (session.key, count + 1)).fetchall()
         found: list[MessageView] = []
         size = 0
-        for message in rows[:count]:
-            if size >= share:
+        more = False
+        for message in self._query(sql, (session.key, count + 1)):
+            if len(found) == count or size >= share:
+                more = True
                 break
             view, weight = self._message(message)
             found.append(view)
@@ -281,7 +291,7 @@ class ReadModel:
         snapshot = SessionSnapshot(
             session=session,
             messages=tuple(reversed(found)),
-            more=len(rows) > len(found),
+            more=more,
             usage=self._usage_of(session.session_id, roll_up=False),
         )
         return snapshot, size
@@ -307,7 +317,7 @@ class ReadModel:
     def _keyset(
         self, sql: str, values: tuple[Any, ...], before: int | None, after: int | None, limit: int
     ) -> tuple[list[tuple[Any, ...]], bool]:
-        """Rows in ascending key order on one side of a key, and whether there are more on that side."""
+        """Rows in ascending key order on one side of a key, up to `limit` or `page_bytes_max`; whether there are more."""
         self._reader.check_limit(limit)
         if before is not None and after is not None:
             raise InvalidArgumentError("before", "give either before or after")
@@ -318,6 +328,18 @@ class ReadModel:
             side, order, edge = "key > ?", "ASC", after
         else:
             side, order, edge = "key < ?", "DESC", _KEY_MAX if before is None else before
-        rows = self._query(f"SELECT {sql} AND {side} ORDER BY key {order} LIMIT ?", (*values, edge, limit + 1)).fetchall()
-        found = rows[:limit]
-        return (found if order == "ASC" else found[::-1]), len(rows) > limit
+        found: list[tuple[Any, ...]] = []
+        size = 0
+        more = False
+        for row in self._query(f"SELECT {sql} AND {side} ORDER BY key {order} LIMIT ?", (*values, edge, limit + 1)):
+            if len(found) == limit or size >= self._limits.page_bytes_max:
+                more = True
+                break
+            found.append(row)
+            size += _weight(row)
+        return (found if order == "ASC" else found[::-1]), more
+
+
+def _weight(row: tuple[Any, ...]) -> int:
+    """What a row of a page weighs."""
+    return _ROW_BYTES + sum(len(value) for value in row if isinstance(value, str))

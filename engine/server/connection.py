@@ -133,6 +133,7 @@ class Connection:
         grant = admitted.grant or await self._authenticate(admitted)
         if grant is None:
             return
+        self._socket.trust()
         engine = self._shared.engine
         self._workspace = engine.workspace(grant.workspace)
         self._commands = Commands(self._shared, self._workspace, grant.workspace, self)
@@ -315,14 +316,16 @@ class Connection:
         until = self._farewell_until or trio.current_time() + self._limits.shutdown_s
         with trio.move_on_at(until):
             if code == frames.GOING_AWAY and self.protocol.grant is not None:
-                await self._wire.send(lambda: self.protocol.closing(reason))
+                await self._wire.send(lambda: self.protocol.closing(reason), to_its_end=False)
             for following in self._followings.values():
                 following.end()
             while code == frames.GOING_AWAY and self.protocol.commands:
                 await self._changed.wait()
             await self._wire.flush()
-        # Whoever is sent away need not agree.
-        seconds = self._limits.shutdown_s if code == frames.GOING_AWAY else min(LINGER_S, self._limits.shutdown_s)
+        # Whoever is sent away need not agree; whom the server leaves may take what is left of its time.
+        seconds = min(LINGER_S, self._limits.shutdown_s)
+        if code == frames.GOING_AWAY:
+            seconds = max(seconds, until - trio.current_time())
         await self._socket.close(code, reason, seconds)
 
     async def _watch(self) -> None:

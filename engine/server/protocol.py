@@ -116,9 +116,13 @@ class ServerProtocol:
             raise ForbiddenError(_name(frame))
         if isinstance(frame, frames.Append | frames.Post) and not frame.events:
             raise InvalidArgumentError("events", "expected at least one")
+        if isinstance(frame, frames.Append | frames.Post) and len(frame.events) > self._limits.append_events_max:
+            raise LimitError(_name(frame), "append_events_max", self._limits.append_events_max)
         if isinstance(frame, frames.Subscribe):
             if len(self._subscriptions) >= self._limits.subscriptions_max:
                 raise LimitError("subscribe", "subscriptions_max", self._limits.subscriptions_max)
+            if frame.sessions is not None and len(frame.sessions) > self._limits.subscription_sessions_max:
+                raise LimitError("subscribe", "subscription_sessions_max", self._limits.subscription_sessions_max)
             if frame.sessions is not None and not frame.sessions:
                 raise InvalidArgumentError("sessions", "expected at least one, or null for the workspace")
             if frame.after not in PLACES:

@@ -45,6 +45,8 @@ class Server:
         self._tls = tls
         self._connections: dict[Connection, None] = {}
         self._numbers = 0
+        self._until: float | None = None
+        """When the last connection ends, once it is being ended."""
         self.ending = trio.Event()
         """Set to end it."""
         self.ended = trio.Event()
@@ -102,7 +104,7 @@ class Server:
         task_status.started(self)
         await self.ending.wait()
         accepting.cancel()
-        until = trio.current_time() + self._shared.limits.shutdown_s
+        self._until = until = trio.current_time() + self._shared.limits.shutdown_s
         for connection in list(self._connections):
             connection.say_farewell(until)
         self._shared.work.cancel_scope.deadline = until
@@ -116,6 +118,9 @@ class Server:
         self._numbers += 1
         connection = Connection(self._shared, stream, self._numbers, full=count >= limits.connections_max)
         self._connections[connection] = None
+        if self._until is not None:
+            # It was accepted in the moment when everybody else was told.
+            connection.say_farewell(self._until)
         try:
             await connection.run()
         finally:

@@ -20,6 +20,8 @@ QUEUED_MESSAGES: Final = 1
 """Messages that the library reads ahead: one is being handled, one waits, the others stay in the socket."""
 PIECES_BYTES: Final = 1024 * 1024
 """What pieces of messages may weigh beside their content, and pings between them."""
+STRANGER_BYTES: Final = 256 * 1024
+"""What may come of one message before a token has been shown: a request's head, or the frame with the token."""
 LINGER_S: Final = 1.0
 """How long a peer that broke the rules may take to notice the answer."""
 TOO_BIG: Final = 1009
@@ -35,8 +37,7 @@ class Socket:
     """A WebSocket over a stream. Only one task may receive."""
 
     def __init__(self, stream: trio.abc.Stream, *, message_bytes_max: int) -> None:
-        # The library counts characters, reads two messages ahead, and keeps every piece of a third, also empty ones.
-        self.wire = Wire(stream, heard_bytes_max=16 * message_bytes_max + PIECES_BYTES)
+        self.wire = Wire(stream, heard_bytes_max=STRANGER_BYTES)
         self._bytes_max = message_bytes_max
         self._request: WebSocketRequest | None = None
         self._connection: WebSocketConnection | None = None
@@ -97,6 +98,11 @@ class Socket:
             pass
 
     # --- messages ---------------------------------------------------------------------------------
+
+    def trust(self) -> None:
+        """Let messages be as large as they may be."""
+        # The library counts characters, reads two messages ahead, and keeps every piece of a third, also empty ones.
+        self.wire.heard_bytes_max = 16 * self._bytes_max + PIECES_BYTES
 
     async def receive(self) -> str | bytes:
         """The next message. Raises `GoneError`; one that is too large closes the connection with 1009."""

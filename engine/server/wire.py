@@ -19,6 +19,11 @@ from typing import Final
 
 import trio
 
+from engine.server.pieces import Pieces
+
+PIECES_MAX: Final = 16_384
+"""Pieces of one message: four times what the largest takes in small segments. The library keeps each until the message is
+whole, and one of a single character weighs 88 bytes in memory."""
 CHUNK_BYTES: Final = 64 * 1024
 """Written at once: progress on a slow line shows after each."""
 SLOW_S: Final = 0.05
@@ -52,7 +57,8 @@ class Wire(trio.abc.Stream):
 
     def __init__(self, stream: trio.abc.Stream, *, heard_bytes_max: int) -> None:
         self._stream = stream
-        self._heard_bytes_max = heard_bytes_max
+        self.heard_bytes_max = heard_bytes_max
+        self._pieces = Pieces()
         self._lock = trio.StrictFIFOLock()
         self._said: deque[str] = deque()
         self._said_chars = 0
@@ -81,6 +87,11 @@ class Wire(trio.abc.Stream):
             raise
         self.heard_at = trio.current_time()
         self.heard_bytes += len(data)
+        if data and self._pieces.begun and not self.sent_bytes:
+            # Not allowed (RFC 6455 section 4.1), and the library loses some of it: it and the count of pieces would part.
+            self.ended.set()
+            raise trio.BrokenResourceError("frames came before the handshake was answered")
+        self._pieces.take(data)
         if not data:
             self.ended.set()
         elif self.flooded:
@@ -122,20 +133,21 @@ class Wire(trio.abc.Stream):
     @property
     def flooded(self) -> bool:
         """Whether more came than any message may have, and no message."""
-        return self.heard_bytes > self._heard_bytes_max
+        return self.heard_bytes > self.heard_bytes_max or self._pieces.count > PIECES_MAX
 
     async def flush(self) -> None:
         """Write what was said. Cancelled in the middle of a frame, the stream is torn."""
         async with self._lock:
             await self._flush()
 
-    async def send(self, make: Callable[[], str | None]) -> bool:
+    async def send(self, make: Callable[[], str | None], *, to_its_end: bool = True) -> bool:
         """Wait until the stream is free, and write the text that `make` then gives; False where it gives none.
 
-        Cancelled while waiting for its turn: nothing was written. The writing itself is not cancelled: `hang_up` ends it.
+        Cancelled while waiting for its turn: nothing was written. The writing itself is not cancelled: `hang_up` ends it;
+        without `to_its_end` it is, and the stream is torn.
         """
         async with self._lock:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=to_its_end):
                 await self._flush()
                 text = make()
                 if text is not None:

@@ -15,7 +15,7 @@ A map of the room, from one run to the proof of many:
 - one run: `running` (its life), `world` (what a scenario sees), `controller` (who is next) with `actors`, `policy`, `plan`,
   `patience`, `choices`; `driving` and `probing` (trio made to obey), `primitives` (points before sends, receives, locks),
   `virtual` (time, ids), `network` (connections in memory), `traps` (what no seed controls), `schedule` (their strings)
-- the engine in it: `engine_ports`, `hosting` (processes, crashes), `disk` (a disk in memory), `oracles` (its promises)
+- the engine in it: `engine_ports`, `hosting` (processes, crashes), `restarting`, `disk` (in memory), `oracles`
 - many runs: `exploring`, `strategies`, `directed`, `campaign`; `exhaustive`, `conflicts`, `commuting` (proofs); `crashing`,
   `committed` (every crash of a run); `twin` (two processes compared); `hypotheses` (with Hypothesis)
 - a failure: `shrinking`, `trying`, `reducing`, `orderings`, `sampling`; `report`, `picture`; `corpus`, `checking`, `plugin`

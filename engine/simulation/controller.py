@@ -31,8 +31,8 @@ ROW_MAX: Final = 100
 """Steps in a row of one actor, with others ready, before it goes to the end of the line: polling must starve nobody."""
 BARE_MAX: Final = 100
 """Bare checkpoints that one macro-step goes on over before others get their turn: a polling loop must not starve them."""
-ENGINE_HOST: Final = "engine.runtime.core.host"
-"""The task that starts the engine's own actors."""
+ENGINE_HOSTS: Final = ("engine.runtime.core.host", "engine.server.serving.")
+"""The tasks that start the engine's own actors, and a server's."""
 EVICTIONS_MAX: Final = 50
 """Rounds of throwing everybody out of what they wait for, after cancellation did not end a run."""
 
@@ -109,7 +109,7 @@ class Controller:
             unique = f"{name}~{number}"
         actor = Actor(len(self.actors), unique, task, parent.name if parent is not None else "")
         actor.housekeeping = parent is not None and (
-            parent.housekeeping or task.name.startswith(ENGINE_HOST) or name in self.housekeepers
+            parent.housekeeping or task.name.startswith(ENGINE_HOSTS) or name in self.housekeepers
         )
         self.live += 1
         self.actors[task] = self.names[unique] = actor

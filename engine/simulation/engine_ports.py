@@ -83,6 +83,8 @@ class SimulatedReply(Reply[Any]):
     """A reply that can be lost on its way: then its waiter is cancelled at the moment in which it would have been told."""
 
     __slots__ = ("accepted", "answered_after_s", "asked_at")
+    promised = True
+    """Whether it must be answered, and soon."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +93,8 @@ class SimulatedReply(Reply[Any]):
         self.answered_after_s = 0.0
         controller = _controller()
         self.asked_at = _fair_time(controller)
-        controller.replies.append(self)
+        if self.promised:
+            controller.replies.append(self)
 
     async def wait(self) -> Any:
         self.accepted = True
@@ -146,8 +149,23 @@ def simulated_spawn(nursery: trio.Nursery, function: Callable[[], Awaitable[obje
     nursery.start_soon(function, name=name)
 
 
-def simulated_ports(clock: Clock, ids: Ids, network: Network, rng: Callable[[str], Random], vfs: str | None = None) -> Ports:
-    """The ports into a simulation of one engine, or of a client."""
+class OutsideReply(SimulatedReply):
+    """A reply to somebody outside of every engine: he may withdraw, and a line may be dead for long."""
+
+    __slots__ = ()
+    promised = False
+
+
+def simulated_ports(
+    clock: Clock,
+    ids: Ids,
+    network: Network,
+    rng: Callable[[str], Random],
+    vfs: str | None = None,
+    *,
+    owner: str | None = None,
+) -> Ports:
+    """The ports into a simulation of one engine; or of what belongs to an actor outside of every engine, its `owner`."""
     mailboxes: list[SimulatedMailbox] = []
 
     def mailbox(name: str, *, items_max: int, bytes_max: int) -> SimulatedMailbox:
@@ -159,13 +177,16 @@ def simulated_ports(clock: Clock, ids: Ids, network: Network, rng: Callable[[str
         actor = _controller().current()
         return rng(f"port {actor.name if actor is not None else 'main'}").random()
 
+    def spawn(nursery: trio.Nursery, function: Callable[[], Awaitable[object]], /, *, name: str) -> None:
+        simulated_spawn(nursery, function, name=name if owner is None else f"{owner}/{name}")
+
     return Ports(
         clock=clock,
         ids=ids,
         mailbox=mailbox,
-        reply=SimulatedReply,
+        reply=SimulatedReply if owner is None else OutsideReply,
         step=simulated_step(mailboxes),
-        spawn=simulated_spawn,
+        spawn=spawn,
         network=network,
         random=number,
         vfs=vfs,

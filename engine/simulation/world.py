@@ -20,6 +20,7 @@ from engine.simulation.choices import clean_label
 from engine.simulation.controller import Controller
 from engine.simulation.errors import InvariantError, SimulationSetupError
 from engine.simulation.network import SimulatedNetwork
+from engine.simulation.restarting import Life, Lives, restarting
 from engine.simulation.virtual import SeededIds, VirtualClock
 
 if TYPE_CHECKING:
@@ -148,10 +149,15 @@ class Simulation:
         return self.host.engine(name, **options)
 
     def ports(self) -> Ports:
-        """Ports into this simulation for what is no engine and outside of every process, such as clients."""
+        """Ports into this simulation for what is no engine and outside of every process, such as clients.
+
+        Tasks that are started through them are named after the actor that called this.
+        """
         from engine.simulation.engine_ports import simulated_ports
 
-        return simulated_ports(self.clock, self.ids, self.network, self.random)
+        actor = self.controller.current()
+        owner = actor.name if actor is not None else "main"
+        return simulated_ports(self.clock, self.ids, self.network, self.random, owner=owner)
 
     def process(self) -> AbstractAsyncContextManager[Process]:
         """What a crash ends: `async with sim.process() as process:` around an engine and its actors.
@@ -161,6 +167,13 @@ class Simulation:
         block `process.crashed` says whether it died, and the disk is as the crash left it, for the next process.
         """
         return self.host.process()
+
+    def restarting(self, life: Life, name: str = "host") -> AbstractAsyncContextManager[Lives]:
+        """Run `life(process)` in a process, and again in a new one whenever it has died or ended, until the block is left.
+
+        `async with sim.restarting(life) as lives:`; leaving cancels the last life and waits for it. `name` is the task's.
+        """
+        return restarting(self, life, name)
 
     def check_all(self) -> None:
         """Check what the scenario asked for and, where it had an engine, every promise of the engine. Raises what fails."""

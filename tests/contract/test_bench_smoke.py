@@ -26,6 +26,11 @@ FIGURES = {
     "determinism": (1, {"runs", "different"}),
     "simulating": (6, {"per cpu-s", "per wall-s", "control per cpu-s", "of control"}),
     "shrinking": (2, {"known", "failures", "minimal", "runs p50", "runs max", "ms p50"}),
+    "fan_out": (3, {"clients", "events/s", "MB/s", "gaps", "lagging"}),
+    "delivery": (1, {"clients", "commit p50 ms", "commit p99 ms", "client p50 ms", "client p99 ms", "gaps"}),
+    "stalled": (2, {"p50 ms", "p99 ms", "memory MB", "lagging", "gaps"}),
+    "resume": (2, {"missed", "caught up ms", "events/s", "gaps"}),
+    "idle": (2, {"clients", "memory MB", "us/append"}),
 }
 """Each benchmark's least number of rows, and the columns that hold a number in every row."""
 

@@ -87,8 +87,8 @@ async def test_a_snapshot_shares_its_bytes_among_the_sessions(tmp_path, autojump
         loud, quiet, last = [await engine.create_session(name) for name in ("loud", "quiet", "last")]
         await say(loud, *(f"m{number}" for number in range(10)), chars=4_000)
         await say(quiet, "m0", "m1", chars=10)
-        await say(last, *(f"m{number}" for number in range(10)), chars=2_000)
-        # a third of 30,000; nearly nothing; what is left of 30,000 - 3 x 4,000
+        await say(last, *(f"m{number}" for number in range(10)), chars=1_500)
+        # a third of 30,000; nearly nothing; what is left of 30,000 - 3 x 4,000 and what rows weigh
         found = shown(await engine.read.snapshot(["loud", "quiet", "last"]))
         assert [(name, len(messages), more) for name, messages, more in found] == [
             ("loud", 3, True),

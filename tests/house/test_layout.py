@@ -30,14 +30,15 @@ ROOMS = (
 )
 PLACE = {room: index for index, level in enumerate(ROOMS) for room in level}
 
-OUTSIDE = {
+OUTSIDE: dict[str, set[str]] = {
     "apsw": {"store", "simulation"},
     "click": {"cli"},
     "rich": {"cli"},
-    "trio_websocket": {"server", "client"},
+    "trio_websocket": {"server/socket.py", "client/socket.py"},
     "pytest": {"simulation"},
     "hypothesis": {"simulation"},
 }
+"""Which rooms, or which files alone, may import it."""
 
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 75
@@ -115,7 +116,8 @@ def test_only_its_room_imports_a_library(path):
     room = room_of(path)
     for name in imports(path):
         allowed = OUTSIDE.get(name.split(".")[0])
-        assert allowed is None or room in allowed, f"{path.relative_to(ENGINE)} imports {name}"
+        place = path.relative_to(ENGINE).as_posix()
+        assert allowed is None or room in allowed or place in allowed, f"{place} imports {name}"
 
 
 def test_there_are_no_import_cycles():

@@ -11,6 +11,8 @@ NAIVE = [scenario for scenario in SCENARIOS if scenario.must_fail]
 ENGINE = [scenario for scenario in SCENARIOS if not scenario.must_fail]
 FOUND_WITHIN = 20
 SCHEDULES = 40
+SCHEDULES_LIVE = 30
+"""Where a whole server and its clients run: a schedule takes long, and the crashes at every step are tested elsewhere."""
 ROUNDS_MAX = 16
 
 
@@ -47,9 +49,10 @@ def test_a_naive_variant_passes_as_everyone_expects_and_breaks_within_a_few_sche
 def test_the_engine_holds_under_every_schedule(scenario):
     """No schedule of the campaign breaks an oracle, and what the scenario is about did happen in it."""
     hoped, covered = set(), set()
+    schedules = SCHEDULES_LIVE if scenario.name.startswith("7") else SCHEDULES
     for seed in range(ROUNDS_MAX):
         campaign = simulation.explore(
-            scenario.build(1), schedules=SCHEDULES, seed=seed, faults=scenario.faults, mode=scenario.mode
+            scenario.build(1), schedules=schedules, seed=seed, faults=scenario.faults, mode=scenario.mode
         )
         if campaign.failure is not None:
             pytest.fail(f"seed {seed}, schedule {campaign.failure.schedule!r}: {campaign.failure.error!r}")

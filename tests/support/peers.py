@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import attrs
 import pytest
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
+from wsproto.utilities import LocalProtocolError
 
-from engine import Engine
-from engine.server import Server, ServerLimits, serve
-from tests.support.engines import checked_engine
+from engine.server import Server, ServerLimits
+from tests.support.serving import served, serving
+
+__all__ = [
+    "PROTOCOL",
+    "SLOW_S",
+    "Chain",
+    "Peer",
+    "eventually",
+    "note",
+    "open_stream",
+    "peer",
+    "refused",
+    "served",
+    "serving",
+    "small",
+]
 
 PROTOCOL = "engine.v1"
 SLOW_S = 20.0
 """Nothing here waits so long: what does, fails."""
-
-
-@asynccontextmanager
-async def serving(engine: Engine, **options: Any) -> AsyncIterator[Server]:
-    """A server for an engine, on a free port; closed at the end of the block, whatever happened in it."""
-    options.setdefault("port", 0)
-    async with trio.open_nursery() as nursery:
-        server: Server = await nursery.start(partial(serve, engine, **options))
-        yield server
-        await server.close()
-        statistics = server.statistics()
-        assert (statistics.connections, statistics.commands, statistics.subscriptions) == (0, 0, 0)
-
-
-@asynccontextmanager
-async def served(path: str | os.PathLike[str], **options: Any) -> AsyncIterator[tuple[Engine, Server]]:
-    """An engine and its server; the file's invariants are checked at the end. `engine_options` go to the engine."""
-    engine_options = options.pop("engine_options", {})
-    async with checked_engine(path, **engine_options) as engine, serving(engine, **options) as server:
-        yield engine, server
 
 
 @attrs.define(eq=False)
@@ -118,25 +111,32 @@ async def peer(
     if token is not None:
         given.append((b"authorization", f"Bearer {token}".encode()))
     stream = await open_stream(port, receive_buffer, ssl_context)
-    async with stream, trio.open_nursery() as nursery:
-        socket = await wrap_client_stream(
-            nursery,
-            stream,
-            "127.0.0.1",
-            "/",
-            subprotocols=protocols,
-            extra_headers=given,
-            max_message_size=64 * 1024 * 1024,
-        )
-        made = Peer(socket)
-        if hello:
-            made.hello = await made.receive()
-            assert made.hello["type"] == "hello"
-        yield made
-        with trio.move_on_after(5):
-            await socket.aclose()
-        await trio.aclose_forcefully(stream)
-        nursery.cancel_scope.cancel()
+    leaving = False
+    try:
+        async with stream, trio.open_nursery() as nursery:
+            socket = await wrap_client_stream(
+                nursery,
+                stream,
+                "127.0.0.1",
+                "/",
+                subprotocols=protocols,
+                extra_headers=given,
+                max_message_size=64 * 1024 * 1024,
+            )
+            made = Peer(socket)
+            if hello:
+                made.hello = await made.receive()
+                assert made.hello["type"] == "hello"
+            yield made
+            leaving = True
+            with trio.move_on_after(5):
+                await socket.aclose()
+            await trio.aclose_forcefully(stream)
+            nursery.cancel_scope.cancel()
+    except* LocalProtocolError:
+        # The library's client answers a ping that crosses its goodbye, and stumbles over itself.
+        if not leaving:
+            raise
 
 
 async def open_stream(

@@ -21,24 +21,33 @@ QUICK = ClientLimits(retry_first_s=0.005, retry_max_s=0.05, close_s=5.0)
 
 
 @asynccontextmanager
+async def serving(engine: Engine, **options: Any) -> AsyncIterator[Server]:
+    """A server for an engine, on a free port; closed at the end of the block, whatever happened in it."""
+    options.setdefault("port", 0)
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        server: Server = await nursery.start(partial(serve, engine, **options))
+        try:
+            yield server
+        except BaseException as problem:
+            # A failed assertion is easier to read outside of the nursery's group.
+            failure = problem
+        with trio.CancelScope(shield=True):
+            await server.close()
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    statistics = server.statistics()
+    assert (statistics.connections, statistics.commands, statistics.subscriptions) == (0, 0, 0)
+
+
+@asynccontextmanager
 async def served(
     path: str | os.PathLike[str], *, engine_options: dict[str, Any] | None = None, **options: Any
 ) -> AsyncIterator[tuple[Engine, Server]]:
     """An engine and its server; the file's invariants are checked when both have ended."""
-    async with checked_engine(path, **(engine_options or {})) as engine:
-        failure: BaseException | None = None
-        async with trio.open_nursery() as nursery:
-            server = await nursery.start(partial(serve, engine, port=0, **options))
-            try:
-                yield engine, server
-            except BaseException as problem:
-                # A failed assertion is easier to read outside of the nursery's group.
-                failure = problem
-            with trio.CancelScope(shield=True):
-                await server.close()
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+    async with checked_engine(path, **(engine_options or {})) as engine, serving(engine, **options) as server:
+        yield engine, server
 
 
 class Backend:

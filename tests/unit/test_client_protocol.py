@@ -372,6 +372,21 @@ def test_a_reader_that_is_behind_is_not_asked_for_by_a_reconnect():
     assert again.after == "a-1"
 
 
+def test_a_reader_that_comes_late_each_time_gets_on():
+    """A frame fills the buffer and what comes with it overflows it, again and again: each round brings what fitted."""
+    client = opened()
+    made, name = begun(client, buffer_events_max=2)
+    given = []
+    for first in (1, 3, 5):
+        client.receive(batch(name, first - 1, first, first + 1))
+        client.receive(frames.encode(frames.CaughtUp(id=name, cursor=f"a-{first + 1}")))
+        given += taken(client, made)
+        *_, again = sent(client)
+        name = again.id
+        client.receive(frames.encode(frames.Subscribed(id=name, cursor=again.after)))
+    assert [item for item in given if isinstance(item, int)] == [1, 2, 3, 4, 5, 6]
+
+
 def test_one_frame_that_is_larger_than_the_buffer_comes_through():
     """A bound below a single frame must not be a loop."""
     client = opened()

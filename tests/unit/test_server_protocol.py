@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import attrs
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -484,3 +485,19 @@ def test_who_waits_as_told_keeps_the_rate() -> None:
     for _ in range(1_000):
         now += pace.take(now)
     assert now == pytest.approx((1_000 - 10 + 1) / 100)
+
+
+def test_a_command_has_so_many_events_and_a_subscription_so_many_sessions() -> None:
+    """More of them would be one long step on the loop, or wait in memory: they are refused before anybody looks at them,
+    and the connection goes on."""
+    limits = attrs.evolve(LIMITS, append_events_max=2, subscription_sessions_max=2, commands_bytes_max=4_000)
+    protocol = opened(limits=limits)
+    event = frames.WireEvent(type="session.noted", event=msgspec.Raw(b"{}"))
+    for kind, word in ((frames.Append, "append"), (frames.Post, "post")):
+        found = said(sent(protocol, kind(id="c", session_id="s", events=[event] * 3)))
+        assert (found.id, found.code, found.written) == ("c", "limit", "nothing")
+        assert found.details == {"operation": word, "limit": "append_events_max", "allowed": 2}
+        assert isinstance(sent(protocol, kind(id=word, session_id="s", events=[event] * 2)), kind)
+    found = said(sent(protocol, frames.Subscribe(id="q", sessions=["a", "b", "c"])))
+    assert found.details == {"operation": "subscribe", "limit": "subscription_sessions_max", "allowed": 2}
+    assert isinstance(sent(protocol, frames.Subscribe(id="q", sessions=["a", "b"])), frames.Subscribe)

@@ -9,34 +9,21 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from engine import Engine
 from engine.events import MessageUpdated, PartDelta, PartUpdated
-from engine.server import Server, Token, serve
-from tests.support.engines import checked_engine
+from engine.server import Token
+from tests.support.serving import served
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLLOWER = ROOT / "tests" / "support" / "reconnecting.py"
 BROWSER = ROOT / "tests" / "support" / "page.js"
 SECRET = "a-token-for-other-people"
+TOKENS = [Token(SECRET)]
 PAGE = re.search(r"^```html\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
-@asynccontextmanager
-async def served(
-    path: Path, port: int = 0, *, sweep: bool = True, **options: object
-) -> AsyncIterator[tuple[Engine, Server]]:
-    """An engine on this file and its server; both end with the block, as when their process is stopped."""
-    tokens = [Token(SECRET)]
-    async with checked_engine(path, sweep=sweep) as engine, trio.open_nursery() as nursery:
-        server = await nursery.start(partial(serve, engine, port=port, tokens=tokens, **options))
-        yield engine, server
-        await server.close()
 
 
 class Lines:
@@ -88,7 +75,7 @@ async def test_the_websockets_library_and_its_reconnect_loop_follow_across_resta
     async with AsyncExitStack() as stack:
         port = 0
         for number in range(rounds):
-            async with served(path, port) as (engine, server):
+            async with served(path, port=port, tokens=TOKENS) as (engine, server):
                 if number == 0:
                     port = server.port
                     session = await engine.create_session("s")
@@ -119,7 +106,7 @@ async def test_the_page_of_the_readme_follows_and_resumes_in_a_javascript_engine
     page.write_text(PAGE[1], encoding="utf-8")
     path, port = tmp_path / "a.db", 0
     async with AsyncExitStack() as stack:
-        async with served(path, origins=["*"]) as (engine, server):
+        async with served(path, origins=["*"], tokens=TOKENS) as (engine, server):
             port = server.port
             session = await engine.create_session("s")
             await session.append(MessageUpdated("m", "assistant"), PartUpdated("p", "m", "text", {"text": "before 😀"}))
@@ -131,7 +118,10 @@ async def test_the_page_of_the_readme_follows_and_resumes_in_a_javascript_engine
             await session.append(PartDelta("q", "m", "text", 2, "2"))
             await shown.next('"before 😀\\n1😀2"')
         # What the process before had left streaming must not be settled here.
-        async with served(path, port, origins=["*"], sweep=False) as (engine, server):
+        async with served(path, port=port, origins=["*"], tokens=TOKENS, engine_options={"sweep": False}) as (
+            engine,
+            server,
+        ):
             await (await engine.session("s")).append(PartDelta("q", "m", "text", 3, "3"))
             await shown.next('"before 😀\\n1😀23"')
 
@@ -146,7 +136,7 @@ async def test_the_page_of_the_readme_follows_in_chromium(tmp_path: Path) -> Non
     assert CHROMIUM is not None
     page = tmp_path / "follow.html"
     page.write_text(PAGE[1], encoding="utf-8")
-    async with served(tmp_path / "a.db", origins=["null"]) as (engine, server):
+    async with served(tmp_path / "a.db", origins=["null"], tokens=TOKENS) as (engine, server):
         session = await engine.create_session("s")
         await session.append(MessageUpdated("m", "assistant"), PartUpdated("p", "m", "text", {"text": "seen "}))
         await session.append(PartDelta("p", "m", "text", 5, "by a browser"))

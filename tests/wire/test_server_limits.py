@@ -67,6 +67,7 @@ async def test_what_a_client_costs_that_does_not_read_is_bounded(tmp_path: Path)
         async def commit(count: int) -> int:
             for n in range(count):
                 await session.append(large(n, 50_000))
+                assert engine.statistics().subscriptions.buffered_bytes <= 5 * 150_000
             gc.collect()
             return tracemalloc.get_traced_memory()[0]
 
@@ -77,7 +78,6 @@ async def test_what_a_client_costs_that_does_not_read_is_bounded(tmp_path: Path)
         finally:
             tracemalloc.stop()
         assert more - full < 1_000_000
-        assert engine.statistics().subscriptions.buffered_bytes <= 5 * 150_000
 
 
 async def test_a_connection_whose_socket_takes_nothing_is_closed(tmp_path: Path) -> None:
@@ -192,6 +192,24 @@ async def test_a_client_that_reads_no_answers_is_not_read_either(tmp_path: Path)
             assert read < 100
             for n in range(150):
                 assert (await client.until(type="page"))["id"] == f"r{n}"
+
+
+async def test_small_answers_that_nobody_reads_stop_the_reading_too(tmp_path: Path) -> None:
+    """A client that asks and asks and reads nothing is stopped by its own socket; then it gets every answer."""
+    limits = small(frames_per_s=1e6, frames_burst=10**6)
+    async with served(tmp_path / "a.db", limits=limits) as (_, server), peer(server, receive_buffer=BUFFER) as client:
+        name, count = "x" * 500, 12_000
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                for n in range(count):
+                    await client.send("open", id=f"o{n}", session_id=name)
+
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            assert server.statistics().frames_received < count
+            for n in range(count):
+                assert (await client.receive())["id"] == f"o{n}"
 
 
 async def test_a_command_of_a_client_that_went_away_ends_though_its_answer_has_no_room(tmp_path: Path) -> None:

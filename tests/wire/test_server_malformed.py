@@ -73,7 +73,8 @@ async def test_what_is_no_frame_gets_an_error_and_changes_nothing(tmp_path: Path
         await client.socket.send_message(FRAMES[kind])
         problem = await client.receive()
         assert (problem["type"], problem["written"]) == ("error", "nothing")
-        assert problem["code"] in ("malformed_frame", "invalid_argument")
+        # How deep a frame may be for the decoder depends on the Python; an event may never be so deep.
+        assert problem["code"] in ("malformed_frame", "invalid_argument", "invalid_event")
         assert problem["message"].isprintable()
         assert len(problem["message"]) < 5_000
         assert await still_works(client)
@@ -143,7 +144,8 @@ async def test_a_message_that_is_too_large_closes_with_1009_and_changes_nothing(
         await ready(client)
         with trio.fail_after(10):
             try:
-                await client.send("append", id="a", session_id="s", events=[note(1, {"text": text})])
+                frame = {"type": "append", "id": "a", "session_id": "s", "events": [note(1, {"text": text})]}
+                await client.socket.send_message(json.dumps(frame, ensure_ascii=False))
             except ConnectionClosed:
                 pass
             code, _reason = await client.closed()
@@ -204,6 +206,9 @@ async def test_a_message_in_endless_empty_pieces_is_ended(tmp_path: Path) -> Non
         stream = await open_stream(server.port)
         async with stream:
             await stream.send_all(UPGRADE)
+            answer = b""
+            while b'"type":"hello"' not in answer:
+                answer += await stream.receive_some()
             await stream.send_all(b"\x01\x80\x00\x00\x00\x00")
             with trio.fail_after(20), pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
                 await _send_for_ever(stream, b"\x00\x80\x00\x00\x00\x00" * 10_000)

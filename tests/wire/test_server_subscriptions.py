@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from engine import Engine, Session
 from engine.errors import UnknownSessionError
 from engine.events import PartDelta, SessionNoted, SessionStarted
 from engine.events.model import Envelope
-from engine.server import Server
+from engine.server import Grant, Server
+from engine.server.following import Following
+from engine.server.frames import Subscribe
+from engine.server.protocol import ServerProtocol
 from tests.support.engines import checked_engine
 from tests.support.peers import Chain, note, peer, served, serving, small
 
@@ -353,3 +358,31 @@ async def test_a_client_that_only_reads_may_follow(tmp_path: Path) -> None:
         assert len(await client.events(1)) == 1
         assert (await client.ask("read", session_id="s"))["type"] == "page"
         assert (await client.ask("append", session_id="s", events=[note(1)]))["code"] == "forbidden"
+
+
+async def test_a_subscription_that_was_ended_says_nothing_under_its_id(tmp_path: Path) -> None:
+    """Its turn to write may come after its end, when its id names another subscription already."""
+    async with served(tmp_path / "a.db") as (engine, server):
+        await engine.create_session("s")
+        asked: list[str | None] = []
+        turn = trio.Event()
+
+        class Slow:
+            protocol = ServerProtocol(small(), Grant())
+            snapshots = trio.StrictFIFOLock()
+
+            async def send(self, make: Callable[[], str | None]) -> bool:
+                with trio.CancelScope(shield=True):
+                    await turn.wait()
+                asked.append(make())
+                return True
+
+        received = Slow.protocol.receive('{"type": "subscribe", "id": "s", "after": "start"}')
+        assert isinstance(received, Subscribe)
+        following = Following(server._shared, engine.workspace("default"), received, Slow())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(following.run)
+            await trio.testing.wait_all_tasks_blocked()
+            following.end()
+            turn.set()
+        assert asked == [None]

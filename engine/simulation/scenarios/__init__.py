@@ -3,6 +3,7 @@
 from engine.simulation.scenarios import (
     beyond,
     isolation,
+    live,
     networked,
     race_1_engine,
     race_1_late_part,
@@ -24,6 +25,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     *race_4_replaying.NAIVE,
     *race_5_reingest.NAIVE,
     *networked.NAIVE,
+    *live.NAIVE,
     *race_1_engine.ENGINE,
     *race_2_engine.ENGINE,
     *race_3_engine.ENGINE,
@@ -32,6 +34,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     *beyond.ENGINE,
     *isolation.ENGINE,
     *networked.ENGINE,
+    *live.ENGINE,
 )
 
 __all__ = ["SCENARIOS", "Program", "Scenario"]

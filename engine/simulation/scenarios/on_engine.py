@@ -13,7 +13,7 @@ import attrs
 
 from engine.errors import BrokenError, CallerError, ClosedError, EngineError, OutcomeUnknownError, StorageError
 from engine.events import Applied, Envelope, MessageFinished, MessageUpdated, PartUpdated, Receipt, RecordedEvent
-from engine.runtime import Engine
+from engine.runtime import Engine, Workspace
 from engine.session import Session
 from engine.simulation.oracles import must
 from engine.simulation.scenarios.declaring import Program, Scenario
@@ -47,7 +47,7 @@ def patient_noise_on(engine: Engine) -> Callable[[str, int], Awaitable[None]]:
     return lambda name, amount: tolerant(lambda: noise_on(engine)(name, amount))
 
 
-async def log_of(engine: Engine, session_id: str = "s") -> list[RecordedEvent]:
+async def log_of(engine: Workspace, session_id: str = "s") -> list[RecordedEvent]:
     """Every event of a session, by position."""
     return list((await engine.read.log(session_id=session_id, limit=1_000)).items)
 
