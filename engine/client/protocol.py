@@ -20,7 +20,8 @@ import attrs
 import msgspec
 
 from engine.client.following import Following, Item, ViolationError
-from engine.client.outbox import Answering, Outbox, Pending, Posted, Sendable
+from engine.client.outbox import Answering, Outbox, Pending, Sendable
+from engine.client.posted import Posted
 from engine.errors import ClosedError, CursorError, EngineError, LimitError
 from engine.events import Cursor
 from engine.limits import ClientLimits
@@ -87,8 +88,8 @@ class ClientProtocol:
         self.open = False
         self.closing = None
 
-    def lost(self) -> None:
-        """The connection is gone."""
+    def lost(self, *, fault: bool = False) -> None:
+        """The connection is gone; `fault`: the server ended it because of something that it could not take."""
         self.open = False
         self._named.clear()
         self._asking.clear()
@@ -96,7 +97,7 @@ class ClientProtocol:
         for following in self._following:
             self._following[following] = None
             following.lost()
-        self._outbox.lost()
+        self._outbox.lost(fault=fault)
 
     def receive(self, text: str | bytes) -> None:
         """A message came. Raises `ViolationError` where it contradicts the protocol: the connection is of no use then."""

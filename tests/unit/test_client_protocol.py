@@ -9,7 +9,8 @@ import pytest
 
 from engine.client.answers import receipt_of
 from engine.client.following import Arrived, Following, ReadModelArrived, ViolationError
-from engine.client.outbox import DELTA_CHARS_MAX, post
+from engine.client.outbox import DELTA_CHARS_MAX
+from engine.client.posted import post
 from engine.client.protocol import ClientProtocol, StrangerError
 from engine.errors import (
     ClosedError,
