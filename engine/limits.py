@@ -193,6 +193,9 @@ class ClientLimits:
     """Events that wait for the reader of one log before it is lagging: then the server is asked for them again."""
     buffer_bytes_max: int = 16 * 1024 * 1024
     """The same in bytes."""
+    faults_max: int = 8
+    """Connections that the server ended with a fault (close 1002, 1003, 1007, 1011, 4400) while a command or post was on its
+    way, before that is given up: sent for ever, it would keep everything behind it from getting through."""
     ping_s: float = 20.0
     """The client pings this often, and waits as long for the pong, before it connects again."""
     close_s: float = 5.0

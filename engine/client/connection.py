@@ -164,7 +164,7 @@ class Connection:
         ending = self._ending(problem, trio.current_time() - self._opened_at)
         self._bytes, self._socket = self.bytes_moved, None
         self._greeting = False
-        self._protocol.lost()
+        self._protocol.lost(fault=isinstance(problem, LostError) and problem.code in FAULTS)
         return ending
 
     def _ending(self, problem: LostError | ViolationError | None, lasted_s: float) -> _Ending:

@@ -14,7 +14,8 @@ import trio
 
 from engine.client.connection import Connection
 from engine.client.following import ViolationError
-from engine.client.outbox import Answer, Posted, Sendable
+from engine.client.outbox import Answer, Sendable
+from engine.client.posted import Posted
 from engine.client.protocol import ClientProtocol
 from engine.errors import ClosedError, InvalidArgumentError, ProtocolError
 from engine.events import Registry

@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 import attrs
-import msgspec
 
-from engine.commands import Sink
+from engine.client.posted import Posted
 from engine.errors import ClosedError, ConnectionLostError, EngineError, EventTooLargeError
-from engine.events import PartDelta, PreparedEvent, encode_checked
 from engine.limits import ClientLimits, Limits
 from engine.server import frames
 
@@ -52,80 +50,8 @@ class Pending:
     """Whether it ever went out."""
     gone: bool = False
     """It is not to go out (again)."""
-
-
-@attrs.define(eq=False)
-class Posted:
-    """Events without an answer of their own."""
-
-    id: str
-    session_id: str
-    incarnation: int
-    events: tuple[PreparedEvent, ...]
-    sink: Sink
-    number: int
-    count: int
-    """Its events, as they were handed over."""
-    size: int
-    text: str = ""
-    """Its frame, once it went out: from then on it stays as it is."""
-    delta: PartDelta | None = None
-    """The text that more can be joined to while it waits; its pieces come together when it goes out."""
-    pieces: list[str] = attrs.field(factory=list)
-    chars: int = 0
-    gone: bool = False
-
-    def joins(self, other: Posted, chars_max: int) -> bool:
-        """Whether `other` continues this one exactly, so that one event can stand for both."""
-        mine, its = self.delta, other.delta
-        return (
-            mine is not None
-            and its is not None
-            and mine.part_id == its.part_id
-            and mine.message_id == its.message_id
-            and mine.field == its.field
-            and mine.offset + self.chars == its.offset
-            and self.chars + other.chars <= chars_max
-            and self.sink is other.sink
-            and self.incarnation == other.incarnation
-        )
-
-    def seal(self) -> str:
-        """Its frame."""
-        if not self.text:
-            events = [wire_event(event) for event in self.events]
-            if self.delta is not None and len(self.pieces) > 1:
-                joined = attrs.evolve(self.delta, text="".join(self.pieces))
-                events = [frames.WireEvent(type=events[0].type, event=msgspec.Raw(encode_checked(joined)))]
-            self.text = frames.encode(
-                frames.Post(id=self.id, session_id=self.session_id, incarnation=self.incarnation, events=events)
-            )
-            self.pieces, self.events = [], ()
-        return self.text
-
-
-def wire_event(event: PreparedEvent) -> frames.WireEvent:
-    """An event as a command carries it."""
-    return frames.WireEvent(
-        type=event.definition.name,
-        event=msgspec.Raw(event.data),
-        event_id=event.event_id,
-        occurred_at=event.occurred_at,
-        causation_id=event.causation_id,
-    )
-
-
-def post(post_id: str, session_id: str, incarnation: int, events: tuple[PreparedEvent, ...], sink: Sink) -> Posted:
-    """What one call of `post` hands over."""
-    size = sum(len(event.data) for event in events)
-    posted = Posted(post_id, session_id, incarnation, events, sink, number=0, count=len(events), size=size)
-    first = events[0]
-    bare = first.event_id is None and first.occurred_at is None and first.causation_id is None
-    if len(events) == 1 and bare and type(first.event) is PartDelta:
-        posted.delta = first.event
-        posted.pieces.append(first.event.text)
-        posted.chars = len(first.event.text)
-    return posted
+    faults: int = 0
+    """Connections that the server ended with a fault while this was on its way."""
 
 
 class Outbox:
@@ -180,6 +106,9 @@ class Outbox:
             del self._entries[pending.frame.id]
         pending.gone = pending.gone or not pending.sent
         pending.reply = None
+        if not pending.sent and pending in self._waiting:
+            # Behind a line that takes nothing, those who try again and again would fill the memory.
+            self._waiting.remove(pending)
         self._forget_last(pending)
 
     def has_room(self, posted: Posted) -> bool:
@@ -235,8 +164,10 @@ class Outbox:
         self._flying.clear()
         self._waiting = deque(self._entries.values())
 
-    def lost(self) -> None:
-        """The connection is gone."""
+    def lost(self, *, fault: bool = False) -> None:
+        """The connection is gone; `fault`: because the server met one, which may be the fault of what was on its way."""
+        if fault:
+            self._suspect()
         self._open = False
         self._waiting.clear()
         self._flying.clear()
@@ -303,6 +234,18 @@ class Outbox:
         self.settled()
 
     # --- inner --------------------------------------------------------------------------------------
+
+    def _suspect(self) -> None:
+        waiting = set(map(id, self._waiting))
+        for entry in tuple(self._entries.values()):
+            if id(entry) in waiting or entry.gone:
+                continue
+            entry.faults += 1
+            if entry.faults >= self._limits.faults_max:
+                name = "post" if isinstance(entry, Posted) else str(entry.frame.__struct_config__.tag)
+                session_id = entry.session_id if isinstance(entry, Posted) else entry.frame.session_id
+                problem = f"the server met a fault each of {entry.faults} times that it was sent"
+                self._refuse(entry, ConnectionLostError(f"{name} {session_id!r}", problem))
 
     def _refuse(self, entry: Pending | Posted, error: EngineError) -> None:
         if isinstance(entry, Posted):

@@ -20,7 +20,8 @@ import attrs
 import msgspec
 
 from engine.client.following import Following, Item, ViolationError
-from engine.client.outbox import Answering, Outbox, Pending, Posted, Sendable
+from engine.client.outbox import Answering, Outbox, Pending, Sendable
+from engine.client.posted import Posted
 from engine.errors import ClosedError, CursorError, EngineError, LimitError
 from engine.events import Cursor
 from engine.limits import ClientLimits
@@ -73,6 +74,7 @@ class ClientProtocol:
         self.closing: str | None = None
         """Why the server is going away, where it said so on this connection."""
         self.counts = Counts()
+        self._over = False
 
     @property
     def outbox(self) -> Outbox:
@@ -86,8 +88,8 @@ class ClientProtocol:
         self.open = False
         self.closing = None
 
-    def lost(self) -> None:
-        """The connection is gone."""
+    def lost(self, *, fault: bool = False) -> None:
+        """The connection is gone; `fault`: the server ended it because of something that it could not take."""
         self.open = False
         self._named.clear()
         self._asking.clear()
@@ -95,10 +97,12 @@ class ClientProtocol:
         for following in self._following:
             self._following[following] = None
             following.lost()
-        self._outbox.lost()
+        self._outbox.lost(fault=fault)
 
     def receive(self, text: str | bytes) -> None:
         """A message came. Raises `ViolationError` where it contradicts the protocol: the connection is of no use then."""
+        if self._over:
+            return  # it was on its way when the client was closed
         if isinstance(text, bytes):
             raise ViolationError("a binary message: frames are text")
         try:
@@ -228,6 +232,8 @@ class ClientProtocol:
         if following in self._following:
             self._leave(following)
             del self._following[following]
+            if following in self._asking:
+                self._asking.remove(following)
         following.close()
 
     def take(self, following: Following) -> Item | None:
@@ -257,6 +263,7 @@ class ClientProtocol:
 
     def fail(self, error: EngineError | None) -> None:
         """It is over, by an error, or because the client is closed (None): every wait ends."""
+        self._over = True
         self.lost()
         for following in tuple(self._following):
             if error is not None:

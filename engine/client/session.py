@@ -16,8 +16,8 @@ import trio
 from engine.client.answers import page_of, receipt_of
 from engine.client.core import Core
 from engine.client.following import ViolationError
-from engine.client.outbox import post as post_of
-from engine.client.outbox import wire_event
+from engine.client.posted import post as post_of
+from engine.client.posted import wire_event
 from engine.errors import EngineError, EventTooLargeError, InvalidArgumentError
 from engine.events import MessageRemoved, PreparedEvent, Receipt, SessionRemoved, SessionRewound, prepare
 from engine.limits import Limits
@@ -38,7 +38,8 @@ class RemoteSession:
     its effect once. Every method may raise what an earlier `post` of this handle failed with; the errors of the embedded
     `Session`, as the same classes; `ForbiddenError` (a token for reading); `UnauthorizedError` and `ProtocolError` when the
     client has ended by one; `ClosedError` when it was closed and nothing had gone out; `ConnectionLostError` when it was
-    closed with the command on its way: only then is it unknown whether it was written.
+    closed with the command on its way, or when the server met a fault each of the `ClientLimits.faults_max` times that it
+    was sent: only then is it unknown whether it was written.
     Cancelled: a command that has not gone out yet is withdrawn; another is carried out or not, and is not sent again.
     """
 

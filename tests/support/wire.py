@@ -11,7 +11,8 @@ import attrs
 import msgspec
 
 from engine.client.following import Arrived, Following, Item, ReadModelArrived
-from engine.client.outbox import Answer, Pending, post
+from engine.client.outbox import Answer, Pending
+from engine.client.posted import post
 from engine.client.protocol import ClientProtocol
 from engine.errors import ClosedError, EngineError
 from engine.events import BUILT_IN, Applied, CaughtUp, Cursor, Lagging, PartDelta, RecordedEvent, Registry, prepare

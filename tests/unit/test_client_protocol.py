@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+
 import msgspec
 import pytest
 
 from engine.client.answers import receipt_of
 from engine.client.following import Arrived, Following, ReadModelArrived, ViolationError
-from engine.client.outbox import DELTA_CHARS_MAX, post
+from engine.client.outbox import DELTA_CHARS_MAX
+from engine.client.posted import post
 from engine.client.protocol import ClientProtocol, StrangerError
 from engine.errors import (
     ClosedError,
@@ -674,3 +677,26 @@ def test_a_duplicate_of_the_clients_own_id_is_the_original_and_of_the_callers_a_
     assert (receipt.seq, receipt.position, receipt.incarnation) == (5, 9, 2)
     with pytest.raises(ViolationError, match="a receipt for 4 events, where 1 were sent"):
         receipt_of(frame, (False,))
+
+
+def test_what_was_withdrawn_before_it_went_out_is_kept_nowhere():
+    """A line that takes nothing and callers who give up and try again: neither their commands nor their logs pile up."""
+    client = opened()
+    pending = client.command(frames.Open(id="c", session_id="s"), Answers())
+    made = Following(ClientLimits(), after="start")
+    client.follow(made)
+    gone = [weakref.ref(pending), weakref.ref(made)]
+    client.withdraw(pending)
+    client.unfollow(made)
+    del pending, made
+    assert [ref() for ref in gone] == [None, None]
+
+
+def test_what_was_on_its_way_when_the_client_was_closed_is_no_fault_of_the_servers():
+    """It is not looked at: the connection ends in order, and no error is told."""
+    client = opened()
+    _, name = begun(client)
+    client.fail(None)
+    client.receive(batch(name, 0, 1))
+    client.receive(frames.encode(frames.Closing(reason="x", cursors={})))
+    assert client.closing is None
