@@ -45,11 +45,14 @@ class Pulse:
         self._active_at = now
 
     def look(self, now: float, seen: Seen) -> tuple[Verdict | None, float]:
-        """What to do now, and when to look again at the latest."""
+        """What to do now, and when to look again at the latest: later than now, unless there is something to do now.
+
+        Each moment is computed as the one that is told (`since + limit`): a difference may round to the other side of it.
+        """
         limits = self._limits
         if seen.sending_since is not None:
             self._waiting_since = None
-            if now - seen.sending_since >= limits.stalled_s:
+            if now >= seen.sending_since + limits.stalled_s:
                 return "stalled", now
             return None, min(seen.sending_since + limits.stalled_s, now + limits.ping_s)
         if self._waiting_since is not None:
@@ -57,13 +60,13 @@ class Pulse:
                 self._waiting_since = None
             elif not seen.listening:
                 self._waiting_since = now
-            elif now - self._waiting_since >= limits.ping_s:
+            elif now >= self._waiting_since + limits.ping_s:
                 return "silent", now
         if seen.busy:
             self._active_at = now
-        elif now - self._active_at >= limits.idle_s:
+        elif now >= self._active_at + limits.idle_s:
             return "idle", now
-        if self._waiting_since is None and now - self._asked_at >= limits.ping_s:
+        if self._waiting_since is None and now >= self._asked_at + limits.ping_s:
             self._asked_at = self._waiting_since = now
             return "ping", now
         due = self._asked_at + limits.ping_s if self._waiting_since is None else self._waiting_since + limits.ping_s

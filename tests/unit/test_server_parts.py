@@ -42,6 +42,16 @@ def test_a_ping_goes_out_every_ping_s_and_silence_after_it_ends_the_connection()
     assert pulse.look(20, seen())[0] == "silent"
 
 
+def test_the_pulse_never_says_to_look_again_right_now():
+    """At exactly the moment that it told, there is something to do: whatever a difference of two moments rounds to."""
+    for began in (0.0, 0.44784314744584, 0.1, 1 / 3, 1e5 + 0.7):
+        now, pulse = began, Pulse(LIMITS, began)
+        for _ in range(20):
+            verdict, due = pulse.look(now, seen(heard_at=now, busy=True))
+            assert verdict is not None or due > now
+            now = due
+
+
 def test_whatever_is_heard_is_a_sign_of_life() -> None:
     """Any byte after the ping counts, and the next ping comes at its time."""
     pulse = Pulse(LIMITS, 0)
