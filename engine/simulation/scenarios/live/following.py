@@ -12,7 +12,8 @@ import attrs
 import trio
 
 from engine.client import SNAPSHOT
-from engine.events import HEAD
+from engine.events import HEAD, MessageUpdated, PartUpdated
+from engine.limits import ServerLimits
 from engine.runtime import Engine
 from engine.server import Server
 from engine.simulation.oracles import must
@@ -26,6 +27,8 @@ from engine.simulation.world import Simulation
 PIECES: Final = ("Hel", "lo w\U0001f600", "rld")
 PIECE_S: Final = 0.05
 """Between two pieces of text: longer than the writer waits for company, so that each is an event of its own."""
+FRAME_BYTES: Final = 300
+"""A snapshot of two messages comes in parts, and few events share a frame."""
 
 
 @attrs.define(eq=False)
@@ -45,6 +48,8 @@ class Streaming:
         if any(event.event_id == END for event in await log_of(engine)):
             return
         self.turns += 1
+        asked, part = f"u{self.turns}", f"q{self.turns}"
+        await session.append(MessageUpdated(asked, "user"), PartUpdated(part, asked, "text"))
         async with session.turn() as turn, turn.message(message_id=f"m{self.turns}") as message:
             for piece in PIECES:
                 await message.text(piece)
@@ -71,7 +76,7 @@ def following(noise: int) -> Program:
 
     async def scenario(sim: Simulation) -> None:
         streaming = Streaming()
-        live = Live(sim, work=streaming.work)
+        live = Live(sim, work=streaming.work, limits=ServerLimits(events_bytes=FRAME_BYTES))
         start, now, again = Follower("start"), Follower("now", after=HEAD), Follower("again")
         snapshot = Follower("snapshot", after=SNAPSHOT)
         streaming.joined = snapshot.entered

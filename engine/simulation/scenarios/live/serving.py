@@ -7,6 +7,7 @@ Invariants: whatever is lost, a follower has been given exactly the log after it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -59,19 +60,31 @@ class Live:
         async with self.sim.engine(self.database) as engine, trio.open_nursery() as nursery:
             server = await nursery.start(partial(serve, engine, port=PORT, tokens=self.tokens, limits=self.limits))
             self.listening.set()
-            if self.work is not None:
-                await self.work(engine, server)
-            await server.ended.wait()
+            try:
+                if self.work is not None:
+                    await self.work(engine, server)
+                await server.ended.wait()
+            finally:
+                nursery.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await server.ended.wait()
+                left = server.statistics().commands
+                must(process.crashed or not left, "a command that was read is carried out, or given up in the end", left)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Lives]:
         """Serve until the block is left, and then say what became of it."""
         async with self.sim.restarting(self.life) as self.lives:
             yield self.lives
+        said = [record.getMessage() for record in self.sim.host.logged if record.levelno >= logging.ERROR]
+        wrong = [line for line in said if "broke the protocol" in line or "bug" in line]
+        must(not wrong, "server and client keep to the protocol", wrong)
         self.sim.sometimes("the server's process died", "crash" not in self.sim.kinds or self.lives.died > 0)
 
     @asynccontextmanager
-    async def client(self, token: str | None = None, network: Network | None = None) -> AsyncIterator[Client]:
+    async def client(
+        self, token: str | None = None, network: Network | None = None, limits: ClientLimits | None = None
+    ) -> AsyncIterator[Client]:
         """A client; it insists on its first connection, as it does by itself on every further one."""
         await self.listening.wait()
         ports = self.sim.ports()
@@ -81,7 +94,7 @@ class Live:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 try:
                     client = await stack.enter_async_context(
-                        connect(URL, token=token, limits=self.client_limits, ports=ports)
+                        connect(URL, token=token, limits=limits or self.client_limits, ports=ports)
                     )
                     break
                 except (UnreachableError, ProtocolError) as problem:
