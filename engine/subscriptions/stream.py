@@ -100,12 +100,16 @@ class LogStream:
                 self._epoch = self._after.epoch
             else:
                 self._epoch = self._reader.epoch_of(0) if self._after is START else snapshot.epoch
-            reset = None
-            if isinstance(self._after, Cursor):
-                reset = self._reader.stale(self._after, self._workspace, self._sessions)
+            reset = self._stale()
         self._state = "catching up"
         if reset is not None:
             self._end_with(reset)
+
+    def _stale(self) -> Reset | None:
+        """The reset for what was replaced since the cursor that the reader came with. In a snapshot."""
+        if not isinstance(self._after, Cursor):
+            return None
+        return self._reader.stale(self._after, self._workspace, self._sessions)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -228,6 +232,12 @@ class LogStream:
         # One that does not follow is attached too, to hear of a replacement between two pages.
         if self._hub is not None and self._subscriber is None:
             self._subscriber = self._hub.attach(self._workspace, self._sessions, self._limits)
+            # What was replaced after the stream was opened, and before it could hear of it.
+            with self._reader.snapshot():
+                reset = self._stale()
+            if reset is not None:
+                self._end_with(reset)
+                return
         if self._subscriber is not None:
             # Before anything is read: what is committed from here on is in the buffer or in the page.
             self._subscriber.restart(listening=self._follow)

@@ -346,6 +346,17 @@ async def test_replacing_a_session_resets_its_followers(tmp_path, autojump_clock
         assert [getattr(item.event, "note_id", None) for item in items[:-1]] == [None, "x", "y"]
 
 
+@pytest.mark.parametrize("session_id", ["s", None])
+async def test_a_replacement_right_after_a_stream_was_opened_resets_it(tmp_path, autojump_clock, session_id):
+    """A cursor was good when the stream was opened; before it read anything, what lies before the cursor was replaced."""
+    async with checked_engine(tmp_path / "a.db", dense=False) as engine:
+        await engine.import_events("s", imported(*"ab"))
+        cursor = (await engine.read.log(limit=2)).items[1].cursor
+        async with engine.log(after=cursor, follow=True, session_id=session_id) as log:
+            await engine.replace_imported("s", imported(*"xy"))
+            assert [type(item) for item in [item async for item in log]] == [Reset]
+
+
 async def test_a_follower_ends_after_what_it_has_when_the_engine_closes(tmp_path, autojump_clock):
     """Closing delivers what is buffered, then ends the iteration; a stream that was never entered says so."""
     seen = []

@@ -10,10 +10,16 @@ import pytest
 from engine import simulation
 from engine.simulation.scenarios import SCENARIOS
 
+HANDLER = "host/serve/_host/_run_handler for follower/client: socket"
+SECOND = f"{HANDLER}/trio._highlevel_serve_listeners._run_handler: subscription s~2"
+"""The follower's second subscription."""
+
 FOUND = [
     # Power failed right after the owner's side file had been made; it came back as garbage, and nobody could open the log.
     ("engine/6 crash", "c1:crash@host#wait=power"),
     ("engine/6 crash", "c1:crash@main#read[2]=power"),
+    # A session was replaced between the opening of a stream at a cursor and its first read: nobody told its follower.
+    ("engine/7 replaced", f"c1:writer#commit[2]>{SECOND}#step done;{SECOND}#read[2]>writer#step done[2]"),
 ]
 
 
