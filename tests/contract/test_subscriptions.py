@@ -354,7 +354,8 @@ async def test_a_replacement_right_after_a_stream_was_opened_resets_it(tmp_path,
         cursor = (await engine.read.log(limit=2)).items[1].cursor
         async with engine.log(after=cursor, follow=True, session_id=session_id) as log:
             await engine.replace_imported("s", imported(*"xy"))
-            assert [type(item) for item in [item async for item in log]] == [Reset]
+            with trio.fail_after(60):
+                assert [type(item) for item in [item async for item in log]] == [Reset]
 
 
 async def test_a_follower_ends_after_what_it_has_when_the_engine_closes(tmp_path, autojump_clock):
