@@ -1,4 +1,4 @@
-"""How much a test run may cost: a plain one stays below three minutes on two cores, `TESTS=full` (as in CI) takes its time."""
+"""How much a test run may cost: a plain one stays below three minutes on two cores, `TESTS=full` (as in CI) takes longer."""
 
 from __future__ import annotations
 
