@@ -16,10 +16,11 @@ import pytest
 import trio
 
 from engine import open_engine
+from tests.support.budget import pick
 from tests.support.logs import examine, open_bare
 
 ROOT = Path(__file__).parents[2]
-CHAINS = 5
+CHAINS = pick(2, 5)
 KILLS = 6
 """Rounds of one chain, all on one file. Chains times kills is the number of rounds."""
 

@@ -7,12 +7,13 @@ import pytest
 from bench.programs import PROGRAMS, Program
 from engine import simulation
 from engine.simulation.errors import DeadlockError
+from tests.support.budget import pick
 
 BY_NAME = {program.name: program for program in PROGRAMS}
 ERRORS = {"assertion": AssertionError, "deadlock": DeadlockError}
 FOUND_WITHIN = 300
 """Schedules that `auto` may need."""
-PASSES = 40
+PASSES = pick(20, 40)
 """Schedules that a mended program goes through; fewer where a schedule takes long."""
 PASSES_WIDE = 10
 WIDE = 40

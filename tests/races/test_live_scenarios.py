@@ -64,7 +64,7 @@ def test_a_schedule_is_the_same_run_every_time(name: str) -> None:
     for found in digests:
         simulation.explore(
             scenario.build(1),
-            schedules=12,
+            schedules=8,
             strategy="random",
             faults=scenario.faults,
             on_run=lambda _, run, found=found: found.append(run.digest),

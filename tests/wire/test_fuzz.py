@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +15,12 @@ from engine.events import MessageUpdated
 from engine.limits import ServerLimits
 from engine.server import Token, serve
 from engine.server.problems import CODES
+from tests.support.budget import pick
 from tests.support.engines import checked_engine
 from tests.support.peers import eventually
 from tests.support.websocket import CLOSE, TEXT, Fuzzer, Heard, frame, hear, upgrade
 
-FRAMES = int(os.environ.get("FUZZ_FRAMES", "10000"))
-"""CI sends a hundred thousand."""
+FRAMES = pick(10_000, 100_000)
 PER_CONNECTION = 25
 SECRET = "the-token-of-the-fuzzed-workspace"
 VALID = [
