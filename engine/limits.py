@@ -148,10 +148,10 @@ class ServerLimits:
     """Events of one `events` frame."""
     events_bytes: int = 64 * 1024
     """Above this size a frame takes no further event: small enough that others on the connection are not held up."""
-    buffer_events_max: int = 1_000
+    buffer_events_max: int = 10_000
     """Committed events that wait for one subscription before it is lagging and reads the log instead."""
-    buffer_bytes_max: int = 1024 * 1024
-    """The same in bytes of encoded events."""
+    buffer_bytes_max: int = 8 * 1024 * 1024
+    """The same in bytes of encoded events: a burst of a second. Reading it again from the log costs thrice as much."""
     page_events_max: int = 200
     """Events of one read of the log while catching up: it runs on the loop, so it must stay short."""
     page_bytes_max: int = 256 * 1024
