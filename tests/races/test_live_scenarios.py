@@ -64,6 +64,24 @@ def test_the_parts_are_all_steps() -> None:
         assert len(steps) > least
 
 
+@pytest.mark.parametrize(
+    "name", ["7 subscription", "7 one command", "7 stop", *pick([], ["7 follow", "7 slow", "7 command"])]
+)
+def test_the_connection_is_lost_at_every_send_and_receive(name: str) -> None:
+    """With nothing of what is on its way, or all of it, arriving: the client comes back, and nothing shows."""
+    scenario = program(name)
+    default = simulation.run(scenario)
+    lost = 0
+    with simulation.running.session():
+        for number, step in enumerate(step for step in default.steps if step.op.wire):
+            both = ["lost/0", "lost/all"]
+            for harm in pick(both[number % 2 :][:1], both):
+                result = simulation.run(scenario, Schedule(disturbances=(Disturbance("net", step.address, harm),)))
+                assert result.error is None, f"{result.disturbances or result.unmet}: {result.error!r}"
+                lost += bool(result.disturbances)
+    assert lost > 20
+
+
 @pytest.mark.parametrize("name", ["7 follow", "7 command", "7 restored"])
 def test_a_schedule_is_the_same_run_every_time(name: str) -> None:
     """Sockets, ids, pauses and restarts included: the digest of a disturbed run comes back."""

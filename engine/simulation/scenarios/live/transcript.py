@@ -35,8 +35,10 @@ class Transcript:
     @classmethod
     def of(cls, snapshot: ReadSnapshot) -> Transcript:
         """What a snapshot of one session says."""
-        views = [view for session in snapshot.sessions for view in session.messages]
-        return cls.of_views(views)
+        (session,) = snapshot.sessions
+        names = [view.message_id for view in session.messages]
+        must(len(names) == len(set(names)), "a snapshot has each message once", names)
+        return cls.of_views(session.messages)
 
     @classmethod
     def of_views(cls, views: Any) -> Transcript:
