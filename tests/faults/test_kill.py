@@ -20,7 +20,7 @@ from tests.support.budget import pick
 from tests.support.logs import examine, open_bare
 
 ROOT = Path(__file__).parents[2]
-CHAINS = pick(2, 5)
+CHAINS = pick(1, 5)
 KILLS = 6
 """Rounds of one chain, all on one file. Chains times kills is the number of rounds."""
 

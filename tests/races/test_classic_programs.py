@@ -13,7 +13,7 @@ BY_NAME = {program.name: program for program in PROGRAMS}
 ERRORS = {"assertion": AssertionError, "deadlock": DeadlockError}
 FOUND_WITHIN = 300
 """Schedules that `auto` may need."""
-PASSES = pick(20, 40)
+PASSES = pick(12, 40)
 """Schedules that a mended program goes through; fewer where a schedule takes long."""
 PASSES_WIDE = 10
 WIDE = 40

@@ -13,6 +13,7 @@ from engine.simulation.network import BUFFER_BYTES_MAX
 from engine.simulation.scenarios import networked
 from engine.simulation.twin import twin
 from tests.support import echoes
+from tests.support.budget import pick
 
 LAST_WORDS = b"said, not read, not answered"
 SERVER = "serve/_run_handler for client"
@@ -398,5 +399,5 @@ def test_directed_search_loses_each_connection_at_each_operation():
 def test_counting_what_was_received_passes_every_schedule():
     """The same losses, and no gap and no duplicate."""
     for noise in (0, 2):
-        campaign = simulation.explore(networked.counting_received(noise), schedules=300, faults=("net",))
+        campaign = simulation.explore(networked.counting_received(noise), schedules=pick(100, 300), faults=("net",))
         assert campaign.failure is None, campaign.failure

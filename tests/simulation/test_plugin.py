@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.budget import FULL
 from tests.support.readers import LOST_UPDATE, PLUGIN
 
 pytest_plugins = ("pytester",)
@@ -326,6 +327,7 @@ def test_another_root_seed_is_in_the_replay_command(run: Any) -> None:
     run(LOST_UPDATE_TEST, "--sim-seed=2").stdout.fnmatch_lines(["replay:  pytest * --sim-seed 2 --sim-replay *"])
 
 
+@pytest.mark.skipif(not FULL, reason="takes long: TESTS=full runs it")
 def test_determinism_is_checked_in_two_processes(run: Any) -> None:
     """A test whose runs depend on the hash seed is found; one that is reproducible passes."""
     run(PASSES, "--sim-check-determinism", own_process=True).assert_outcomes(passed=1)

@@ -19,6 +19,7 @@ from engine.simulation.picture import draw, picture_of
 from engine.simulation.reducing import fewest
 from engine.simulation.report import COMMAND_MAX, LINES_MAX, as_json, report
 from engine.simulation.shrinking import RUNS_MAX, Shrunk, shrink
+from tests.support.budget import pick
 
 Program = Callable[[Simulation], Awaitable[None]]
 
@@ -149,7 +150,7 @@ def test_no_item_of_the_fewest_can_be_left_out() -> None:
 # --- to the known least -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("subject", "known"), SUBJECTS[:3], ids=lambda value: getattr(value, "name", None))
+@pytest.mark.parametrize(("subject", "known"), SUBJECTS[: pick(1, 3)], ids=lambda value: getattr(value, "name", None))
 def test_found_failures_shrink_to_the_known_number_of_orderings(subject: Any, known: int) -> None:
     """Whatever strategy found it: the least, within the budget, confirmed, and the opposite order passes."""
     every = list(results(subject, known, 1))
@@ -161,7 +162,7 @@ def test_found_failures_shrink_to_the_known_number_of_orderings(subject: Any, kn
         assert result.shrunk.proved
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(pick(1, 3)))
 @pytest.mark.parametrize("strategy", ["random", "pos", "auto"])
 def test_two_orderings_where_no_single_one_does(strategy: str, seed: int) -> None:
     """The pair is found, each of the two is needed, and the neighbours are not."""
@@ -181,7 +182,7 @@ def test_a_deadlock_shrinks_too() -> None:
     assert shrunk.proved
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(pick(2, 4)))
 def test_code_that_declares_no_keys_shrinks_to_one_ordering(seed: int) -> None:
     """Orderings of bare checkpoints, with the mode that they need in the string."""
     shrunk = found(unkeyed, mode="await", seed=seed)
@@ -252,7 +253,7 @@ def test_a_spent_budget_is_said_and_what_was_found_still_fails() -> None:
     assert shrunk.confirmed == (10, 10)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(pick(2, 6)))
 def test_another_bug_of_the_same_program_is_another_failure(seed: int) -> None:
     """What was found is what is shrunk, though other orders break the program in another way, and sooner."""
 
